@@ -1,0 +1,32 @@
+"""The embedded world: an endless stream of captioned pictures of coloured shapes, and a detector that reads them back.
+
+sample = sample_scene(seed=0, index=7)
+picture = render(sample.scene, 64)
+assert all(judge(picture, sample.claims))
+"""
+
+from .claims import Background, Claim, Compare, Count, Every, Kind, Related, claim_from_dict
+from .render import render
+from .stream import SKILLS, SceneSample, held_out_prompts, sample_scene
+from .world import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject
+
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "SHAPES",
+    "SKILLS",
+    "Background",
+    "Claim",
+    "Compare",
+    "Count",
+    "Every",
+    "Kind",
+    "Related",
+    "Scene",
+    "SceneObject",
+    "SceneSample",
+    "claim_from_dict",
+    "held_out_prompts",
+    "render",
+    "sample_scene",
+]

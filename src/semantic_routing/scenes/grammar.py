@@ -1,0 +1,365 @@
+"""The caption grammar: for each skill a function that plans a scene, words its caption and states its claims.
+
+A plan lists the objects and how they are linked; their places are found afterwards (`layout.place`).
+What a short caption leaves unsaid is free, but there is never an object that a caption does not cover.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from random import Random
+
+from .claims import Background, Claim, Compare, Count, Every, Kind, Related
+from .geometry import DIRECTIONS
+from .layout import Link
+from .words import NUMBERS, RELATION_WORDS, listed, noun, on_background, opened, thing, things
+from .world import BACKGROUNDS, COLOURS, HOSTS, MAX_OBJECTS, PARTS, SHAPES, SceneObject
+
+_BACKGROUNDS, _COLOURS = tuple(BACKGROUNDS), tuple(COLOURS)
+_UNPLACED = 0.5
+
+LARGE_AT_MOST = {1: 1, 2: 2, 3: 1, 4: 1}
+"""How many of that many objects may be large so that all find room; none of more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scene without places: the objects (shape and whatever else is settled), their links, and what is said."""
+
+    kinds: tuple[Kind, ...]
+    caption: str
+    claims: tuple[Claim, ...]
+    background: str
+    links: tuple[Link, ...] = ()
+
+
+def complete(rng: Random, plan: Plan) -> list[SceneObject]:
+    """The planned objects with every open attribute drawn: few large ones, solid unless planned otherwise."""
+    large_left = LARGE_AT_MOST.get(len(plan.kinds), 0)
+    large_left -= sum(kind.size == "large" or kind.part in ("outlined", "striped") for kind in plan.kinds)
+    objects = []
+    for kind in plan.kinds:
+        size = kind.size or ("large" if kind.part in ("outlined", "striped") else None)
+        if size is None:
+            size = "large" if large_left > 0 and rng.random() < 0.5 else "small"
+            large_left -= size == "large"
+        colour = kind.colour or rng.choice(_COLOURS)
+        objects.append(SceneObject(kind.shape or "", colour, size, _UNPLACED, _UNPLACED, kind.part or "solid"))
+    return objects
+
+
+def _plan(
+    rng: Random,
+    kinds: Sequence[Kind],
+    phrase: str,
+    claims: Sequence[Claim],
+    links: Sequence[Link] = (),
+    naming: float = 0.15,
+    opening: int | None = 1,
+) -> Plan:
+    """A plan on some background, which the caption names with probability `naming`.
+
+    The caption may get an opener that agrees with `opening` things, or with None does not, being a sentence.
+    """
+    background = rng.choice(_BACKGROUNDS)
+    if rng.random() < naming:
+        phrase, claims = on_background(rng, phrase, background), (*claims, Background(background))
+    if opening is not None:
+        phrase = opened(rng, phrase, opening)
+    return Plan(tuple(kinds), phrase, tuple(claims), background, tuple(links))
+
+
+def _two_shapes(rng: Random) -> tuple[str, str]:
+    first, second = rng.sample(SHAPES, 2)
+    return first, second
+
+
+def _two_colours(rng: Random) -> tuple[str, str]:
+    first, second = rng.sample(_COLOURS, 2)
+    return first, second
+
+
+def _pick(stratum: float, options: Sequence[str]) -> str:
+    return options[int(stratum * len(options))]
+
+
+def _one_each(kinds: Sequence[Kind]) -> list[Claim]:
+    return [Count(kind, 1) for kind in kinds]
+
+
+# The skills. Each takes the generator and a stratum in [0, 1), which decides what must stay evenly drawn when a plan
+# is drawn anew because it meets a held-out combination, or none.
+
+
+def single_object(rng: Random, stratum: float) -> Plan:
+    """A circle."""
+    kind = Kind(rng.choice(SHAPES))
+    return _plan(rng, [kind], thing(rng, kind), _one_each([kind]), naming=0.5)
+
+
+def two_object(rng: Random, stratum: float) -> Plan:
+    """A circle and a square."""
+    kinds = [Kind(shape) for shape in _two_shapes(rng)]
+    wording = rng.choice(("{} and {}", "{} and {}", "{} with {}", "{} next to {}", "both {} and {}"))
+    phrase = wording.format(*(thing(rng, kind) for kind in kinds))
+    return _plan(rng, kinds, phrase, _one_each(kinds), naming=0.4)
+
+
+def counting(rng: Random, stratum: float) -> Plan:
+    """Three red circles, and nothing else."""
+    number = 1 + int(stratum * 5)
+    shape, colour = rng.choice(SHAPES), rng.choice(_COLOURS)
+    kind = Kind(shape, colour if rng.random() < 0.7 else None)
+    phrase = things(rng, kind, number)
+    if rng.random() < 0.1:
+        phrase = f"exactly {NUMBERS[number]} {noun(rng, kind, number)}"
+    claims = [Count(kind, number), Count(Kind(), number)]
+    return _plan(rng, [Kind(shape, colour)] * number, phrase, claims, opening=number)
+
+
+def colors(rng: Random, stratum: float) -> Plan:
+    """A red circle."""
+    kind = Kind(rng.choice(SHAPES), rng.choice(_COLOURS))
+    words = thing(rng, kind)
+    if rng.random() < 0.2:
+        words = f"{thing(rng, Kind(kind.shape))} that is {kind.colour}"
+    return _plan(rng, [kind], words, _one_each([kind]), naming=0.25)
+
+
+def _relation_phrase(rng: Random, relation: str, subject: str, anchor: str) -> str:
+    words = rng.choice(RELATION_WORDS[relation])
+    return rng.choice((f"{subject} {words} {anchor}", f"{subject} {words} {anchor}", f"{subject} is {words} {anchor}"))
+
+
+def position(rng: Random, stratum: float) -> Plan:
+    """A circle to the left of a square."""
+    relation = _pick(stratum, DIRECTIONS)
+    a, b = (Kind(shape) for shape in _two_shapes(rng))
+    phrase = f"{thing(rng, a)} {rng.choice(RELATION_WORDS[relation])} {thing(rng, b)}"
+    return _plan(rng, [a, b], phrase, [*_one_each([a, b]), Related(relation, a, b)], [(relation, 0, 1)], naming=0.1)
+
+
+def color_attr(rng: Random, stratum: float) -> Plan:
+    """A red circle and a blue square."""
+    kinds = [Kind(shape, colour) for shape, colour in zip(_two_shapes(rng), _two_colours(rng), strict=True)]
+    wording = rng.choice(("{} and {}", "{} and {}", "{} and {}", "{} with {}", "{} next to {}"))
+    phrase = wording.format(*(thing(rng, kind) for kind in kinds))
+    return _plan(rng, kinds, phrase, _one_each(kinds), naming=0.1)
+
+
+def attribute(rng: Random, stratum: float) -> Plan:
+    """A large striped red circle, alone or with another object."""
+    shapes, colours = _two_shapes(rng), _two_colours(rng)
+    kinds = []
+    for shape, colour in list(zip(shapes, colours, strict=True))[: 1 + (rng.random() < 0.5)]:
+        part = rng.choice((None, *PARTS))
+        size = "large" if part in ("outlined", "striped") else rng.choice(("small", "large"))
+        kinds.append(Kind(shape, colour, size, part))
+    phrase = listed([thing(rng, kind) for kind in kinds])
+    return _plan(rng, kinds, phrase, _one_each(kinds))
+
+
+def scene(rng: Random, stratum: float) -> Plan:
+    """A red circle and two blue stars on a beige background; half of the captions are dense."""
+    if stratum < 0.5:
+        return _dense(rng, 1 + int(stratum * 2 * MAX_OBJECTS))
+    groups = list(zip(_two_shapes(rng), _two_colours(rng), strict=True))[: 1 + (rng.random() < 0.5)]
+    kinds = [Kind(shape, colour if rng.random() < 0.8 else None) for shape, colour in groups]
+    numbers = [rng.choice((1, 1, 2)) for _ in kinds]
+    phrase = listed([things(rng, *group) for group in zip(kinds, numbers, strict=True)])
+    claims = [Count(kind, number) for kind, number in zip(kinds, numbers, strict=True)]
+    drawn = [Kind(*group) for group, number in zip(groups, numbers, strict=True) for _ in range(number)]
+    return _plan(rng, drawn, phrase, claims, naming=1.0, opening=numbers[0])
+
+
+def spatial_relation(rng: Random, stratum: float) -> Plan:
+    """A red circle left of a blue square, and perhaps a third object by one of the two."""
+    relation = _pick(stratum, DIRECTIONS)
+    number = rng.choice((2, 2, 3))
+    shapes, colours = rng.sample(SHAPES, number), rng.sample(_COLOURS, number)
+    sized = rng.random() < 0.3 and number == 2
+    kinds = [
+        Kind(shape, colour, rng.choice(("small", "large")) if sized else None)
+        for shape, colour in zip(shapes, colours, strict=True)
+    ]
+    claims = [*_one_each(kinds), Related(relation, kinds[0], kinds[1])]
+    links: list[Link] = [(relation, 0, 1)]
+    phrase = _relation_phrase(rng, relation, thing(rng, kinds[0]), thing(rng, kinds[1]))
+    if number == 3:
+        anchor, second = rng.randrange(2), rng.choice(DIRECTIONS)
+        claims.append(Related(second, kinds[2], kinds[anchor]))
+        links.append((second, 2, anchor))
+        known = f"the {noun(rng, kinds[anchor])}"
+        phrase += ", and " + _relation_phrase(rng, second, thing(rng, kinds[2]), known)
+    return _plan(rng, kinds, phrase, claims, links, opening=None)
+
+
+def action_relation(rng: Random, stratum: float) -> Plan:
+    """A red circle touching a blue square, or a small red star inside a large blue circle."""
+    relation = _pick(stratum, ("touching", "inside"))
+    a, b = (Kind(shape, colour) for shape, colour in zip(_two_shapes(rng), _two_colours(rng), strict=True))
+    said_a, said_b, kinds = a, b, [a, b]
+    if relation == "inside":
+        b = Kind(rng.choice([shape for shape in HOSTS if shape != a.shape]), b.colour)
+        kinds = [replace(b, size="large", part="outlined"), replace(a, size="small", part="solid")]
+        said_a = rng.choice((a, replace(a, size="small")))
+        said_b = rng.choice((b, replace(b, part="outlined"), replace(b, size="large", part="outlined")))
+    phrase = f"{thing(rng, said_a)} {rng.choice(RELATION_WORDS[relation])} {thing(rng, said_b)}"
+    claims = [*_one_each([said_a, said_b]), Related(relation, said_a, said_b)]
+    link = ("inside", 1, 0) if relation == "inside" else ("touching", 0, 1)
+    return _plan(rng, kinds, phrase, claims, [link])
+
+
+def part(rng: Random, stratum: float) -> Plan:
+    """A red circle with stripes, alone or beside a solid object."""
+    how = _pick(stratum, ("outlined", "striped", "solid"))
+    shapes, colours = _two_shapes(rng), _two_colours(rng)
+    kind = Kind(shapes[0], colours[0] if rng.random() < 0.7 else None, None, how)
+    words = thing(rng, kind)
+    if rng.random() < 0.4:
+        plain = thing(rng, replace(kind, part=None))
+        endings = {"outlined": "drawn as an outline", "striped": "with stripes", "solid": "that is filled"}
+        words = f"{plain} {endings[how]}"
+    kinds = [kind]
+    if rng.random() < 0.4:
+        kinds.append(Kind(shapes[1], colours[1] if kind.colour else None))
+        words = f"{words} and {thing(rng, kinds[1])}"
+    return _plan(rng, kinds, words, _one_each(kinds))
+
+
+def comparison(rng: Random, stratum: float) -> Plan:
+    """More red circles than blue squares, or as many."""
+    shapes, colours = _two_shapes(rng), _two_colours(rng)
+    coloured = rng.random() < 0.6
+    a, b = (Kind(s, c if coloured else None) for s, c in zip(shapes, colours, strict=True))
+    more, fewer = rng.choice(((2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (1, 1), (2, 2), (3, 3)))
+    order = "more" if more > fewer else "equal"
+    if order == "equal":
+        phrase = f"as many {noun(rng, a, 2)} as {noun(rng, b, 2)}"
+    elif rng.random() < 0.5:
+        phrase = f"more {noun(rng, a, 2)} than {noun(rng, b, 2)}"
+    else:
+        phrase = f"fewer {noun(rng, b, 2)} than {noun(rng, a, 2)}"
+    claims: list[Claim] = [Compare(a, order, b)]
+    if rng.random() < 0.5:
+        phrase = f"{things(rng, a, more)} and {things(rng, b, fewer)}, {phrase}"
+        claims += [Count(a, more), Count(b, fewer)]
+    drawn = [Kind(shapes[0], colours[0])] * more + [Kind(shapes[1], colours[1])] * fewer
+    return _plan(rng, drawn, phrase, claims, opening=None)
+
+
+def differentiation(rng: Random, stratum: float) -> Plan:
+    """Two circles, one red and the other blue."""
+    shape, colours = rng.choice(SHAPES), _two_colours(rng)
+    how = _pick(stratum, ("colour", "size", "part"))
+    if how == "colour":
+        kinds = [Kind(shape, colours[0]), Kind(shape, colours[1])]
+        names: Sequence[str] = colours
+    elif how == "size":
+        kinds = [Kind(shape, colours[0], "small"), Kind(shape, colours[0], "large")]
+        names = rng.choice((("small", "large"), ("little", "big")))
+    else:
+        names = rng.sample(PARTS, 2)
+        kinds = [Kind(shape, colours[0], None, name) for name in names]
+    shared = Kind(shape, colours[0] if how != "colour" and rng.random() < 0.6 else None)
+    claims: list[Claim] = [Count(shared, 2)]
+    said = [kind if how == "colour" else replace(kind, colour=shared.colour) for kind in kinds]
+    claims += _one_each(said)
+    wordings = (
+        f"{things(rng, shared, 2)}, one {names[0]} and the other {names[1]}",
+        f"{things(rng, shared, 2)}: one is {names[0]}, one is {names[1]}",
+        f"{thing(rng, said[0])} and {thing(rng, said[1])}",
+    )
+    return _plan(rng, kinds, rng.choice(wordings), claims, opening=None)
+
+
+def negation(rng: Random, stratum: float) -> Plan:
+    """A red circle and no squares; two stars that are not blue."""
+    (shape, absent), (colour, avoided) = _two_shapes(rng), _two_colours(rng)
+    number = 1 + int(stratum * 3)
+    kind = Kind(shape, colour)
+    open_kind = Kind(shape)
+    are, none = ("is", "it is not") if number == 1 else ("are", "none of them is")
+    how = rng.randrange(4)
+    if how == 0:
+        phrase = f"{things(rng, open_kind, number)} that {are} not {avoided}"
+        claims = [Count(open_kind, number), Count(Kind(shape, avoided), 0)]
+    elif how == 1:
+        without = rng.choice(("and no", "but no", "without any"))
+        phrase = f"{things(rng, kind, number)} {without} {noun(rng, Kind(absent), 0)}"
+        claims = [Count(kind, number), Count(Kind(absent), 0)]
+    elif how == 2:
+        phrase = f"{things(rng, kind, number)}, {rng.choice(('and nothing', 'but nothing'))} {avoided}"
+        claims = [Count(kind, number), Count(Kind(colour=avoided), 0)]
+    else:
+        phrase = f"{things(rng, open_kind, number)}, {none} {avoided}"
+        claims = [Count(open_kind, number), Count(Kind(shape, avoided), 0)]
+    return _plan(rng, [kind] * number, phrase, claims, opening=None)
+
+
+def universality(rng: Random, stratum: float) -> Plan:
+    """Three shapes, all of them red; every circle is blue."""
+    number = 2 + int(stratum * 4)
+    colour = rng.choice(_COLOURS)
+    if rng.random() < 0.5:
+        drawn = [Kind(rng.choice(SHAPES), colour) for _ in range(number)]
+        kind = Kind()
+    else:
+        drawn = [Kind(rng.choice(SHAPES), colour)] * number
+        kind = Kind(drawn[0].shape)
+    one, many = noun(rng, kind), noun(rng, kind, number)
+    counted = f"{NUMBERS[number]} {many}"
+    wordings = (
+        f"{counted}, all of them {colour}",
+        f"{counted}, each of them {colour}",
+        f"{'both' if number == 2 else f'all {NUMBERS[number]}'} {many} are {colour}",
+        f"{counted} and every {one} is {colour}",
+    )
+    claims = [Count(kind, number), Every(kind, Kind(colour=colour))]
+    return _plan(rng, drawn, rng.choice(wordings), claims, opening=None)
+
+
+def _dense(rng: Random, number: int) -> Plan:
+    """Everything is said: background, every object with size, part and colour, and up to two relations."""
+    large_left = LARGE_AT_MOST.get(number, 0)
+    kinds = []
+    for _ in range(number):
+        large = large_left > 0 and rng.random() < 0.6
+        large_left -= large
+        how = rng.choice(PARTS) if large else "solid"
+        kinds.append(Kind(rng.choice(SHAPES), rng.choice(_COLOURS), "large" if large else "small", how))
+    distinct = list(dict.fromkeys(kinds))
+    claims: list[Claim] = [Count(kind, kinds.count(kind)) for kind in distinct]
+    background = rng.choice(_BACKGROUNDS)
+    phrase = listed([things(rng, kind, kinds.count(kind)) for kind in distinct])
+    sentences = [opened(rng, on_background(rng, phrase, background), kinds.count(kinds[0]))]
+    links: list[Link] = []
+    unique = [index for index, kind in enumerate(kinds) if kinds.count(kind) == 1]
+    for anchor, subject in list(pairwise(unique))[: rng.choice((0, 1, 1, 2))]:
+        relation = rng.choice(DIRECTIONS)
+        links.append((relation, subject, anchor))
+        claims.append(Related(relation, kinds[subject], kinds[anchor]))
+        names = [f"the {kinds[index].colour} {kinds[index].shape}" for index in (subject, anchor)]
+        sentences.append(f"{names[0]} is {rng.choice(RELATION_WORDS[relation])} {names[1]}")
+    caption = ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) + "."
+    return Plan(tuple(kinds), caption, (*claims, Background(background)), background, tuple(links))
+
+
+PLANNERS: dict[str, tuple[Callable[[Random, float], Plan], float]] = {
+    "single_object": (single_object, 5),
+    "two_object": (two_object, 8),
+    "counting": (counting, 16),
+    "colors": (colors, 7),
+    "position": (position, 14),
+    "color_attr": (color_attr, 14),
+    "attribute": (attribute, 5),
+    "scene": (scene, 9),
+    "spatial_relation": (spatial_relation, 6),
+    "action_relation": (action_relation, 4),
+    "part": (part, 4),
+    "comparison": (comparison, 2),
+    "differentiation": (differentiation, 2),
+    "negation": (negation, 2),
+    "universality": (universality, 2),
+}
+"""Every skill's planner and its share of the training mixture in per cent."""

@@ -1,0 +1,70 @@
+"""How things are called: noun phrases, numbers, relations and backgrounds, each with several wordings."""
+
+from collections.abc import Sequence
+from random import Random
+
+from .claims import Kind
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+
+_SIZES = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
+_PARTS = {"solid": ("solid", "filled"), "outlined": ("outlined", "outlined", "hollow"), "striped": ("striped",)}
+
+RELATION_WORDS: dict[str, tuple[str, ...]] = {
+    "left": ("left of", "to the left of", "on the left side of"),
+    "right": ("right of", "to the right of", "on the right side of"),
+    "above": ("above", "over", "higher than"),
+    "below": ("below", "under", "beneath", "lower than"),
+    "touching": ("touching", "pressed against", "leaning against", "in contact with"),
+    "inside": ("inside", "within", "enclosed by", "surrounded by"),
+}
+
+_OPENERS = ("", "", "", "a picture of ", "an image of ", "a photo of ", "a drawing of ", "there is ", "we see ")
+
+
+def noun(rng: Random, kind: Kind, number: int = 1) -> str:
+    """The words for `kind` without article or number, in the plural unless `number` is 1."""
+    shape = kind.shape or rng.choice(("object", "shape"))
+    if number != 1:
+        shape += "es" if shape.endswith("s") else "s"
+    words = (
+        rng.choice(_SIZES[kind.size]) if kind.size else None,
+        rng.choice(_PARTS[kind.part]) if kind.part else None,
+        kind.colour,
+        shape,
+    )
+    return " ".join(word for word in words if word)
+
+
+def with_article(phrase: str) -> str:
+    """`phrase` after "a" or "an"."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def thing(rng: Random, kind: Kind) -> str:
+    """One object of `kind`, such as "a small red circle"."""
+    return with_article(noun(rng, kind))
+
+
+def things(rng: Random, kind: Kind, number: int) -> str:
+    """`number` objects of `kind`, such as "two red circles" or "2 red circles"."""
+    if number == 1 and rng.random() < 0.5:
+        return thing(rng, kind)
+    numeral = str(number) if number > 1 and rng.random() < 0.15 else NUMBERS[number]
+    return f"{numeral} {noun(rng, kind, number)}"
+
+
+def listed(phrases: Sequence[str]) -> str:
+    """The phrases joined by commas and a last "and"."""
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def opened(rng: Random, phrase: str, number: int) -> str:
+    """`phrase` after an opener such as "a picture of" or, for `number` things, "there are"; or after none."""
+    opener = rng.choice(_OPENERS)
+    return ("there are " if number > 1 and opener == "there is " else opener) + phrase
+
+
+def on_background(rng: Random, phrase: str, background: str) -> str:
+    """`phrase` with the background named after it."""
+    return f"{phrase} {rng.choice(('on', 'on', 'against', 'in front of'))} {with_article(f'{background} background')}"

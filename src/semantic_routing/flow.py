@@ -1,0 +1,91 @@
+"""Flow matching along straight lines: x_σ = (1 − σ) · data + σ · noise, whose velocity is noise − data."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .fusion.router import NUM_TRAIN_TIMESTEPS
+
+# What the network's output means. The clean sample has few dimensions, noise and velocity have all of them: in pixel
+# space, where a patch has more values than the network has channels, predict the sample.
+Prediction = Literal["velocity", "sample"]
+
+# Near σ = 0 the picture is all but known, and its error over σ² would outweigh everything else.
+SIGMA_MIN = 0.05
+
+
+def sample_timesteps(
+    batch: int,
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: float = 1.0,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, " batch"]:
+    """Draws logit-normal timesteps in (0, 1000), float32; 1000 is noise.
+
+    Args:
+        batch: how many.
+        mean: of logit(σ); above 0 trains noisier pictures more.
+        std: of logit(σ).
+        shift: the scheduler's shift s, σ ↦ sσ / (1 + (s − 1)σ); above 1 for large latents.
+        generator: on the CPU, so that the draw does not depend on the device.
+        device: where the result goes.
+    """
+    sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
+    sigma = shift * sigma / (1 + (shift - 1) * sigma)
+    return (NUM_TRAIN_TIMESTEPS * sigma).to(device)
+
+
+def expand_sigma(timestep: Float[Tensor, " batch"], like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """σ = timestep / 1000 in float32, with trailing axes of 1 to go with `like`."""
+    return (timestep.float() / NUM_TRAIN_TIMESTEPS).view(-1, *[1] * (like.ndim - 1))
+
+
+def interpolate(
+    sample: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], timestep: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch ..."]:
+    """The noisy latent x_σ at each row's timestep, in the sample's dtype."""
+    # float32: σ near 0 or 1 loses its distance to the end in half precision.
+    sigma = expand_sigma(timestep, sample)
+    return ((1 - sigma) * sample.float() + sigma * noise.float()).to(sample.dtype)
+
+
+def velocity(
+    output: Float[Tensor, "batch ..."],
+    noisy: Float[Tensor, "batch ..."],
+    timestep: Float[Tensor, " batch"],
+    prediction: Prediction,
+) -> Float[Tensor, "batch ..."]:
+    """The velocity that the network's output stands for, in float32, at timesteps above 0."""
+    if prediction == "velocity":
+        return output.float()
+    return (noisy.float() - output.float()) / expand_sigma(timestep, noisy)
+
+
+def flow_matching_loss(
+    output: Float[Tensor, "batch ..."],
+    sample: Float[Tensor, "batch ..."],
+    noise: Float[Tensor, "batch ..."],
+    timestep: Float[Tensor, " batch"],
+    prediction: Prediction,
+) -> Float[Tensor, " batch"]:
+    """Mean squared error of the velocity in each row, in float32.
+
+    A network that predicts the sample is off by (its error) / σ in velocity; there σ counts as at least `SIGMA_MIN`.
+    """
+    target = sample.float() if prediction == "sample" else noise.float() - sample.float()
+    error = F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)
+    if prediction == "velocity":
+        return error
+    return error / (timestep.float() / NUM_TRAIN_TIMESTEPS).clamp(min=SIGMA_MIN) ** 2
+
+
+def guide(
+    unconditional: Float[Tensor, "batch ..."], conditional: Float[Tensor, "batch ..."], scale: float
+) -> Float[Tensor, "batch ..."]:
+    """Classifier-free guidance: scale 1 is the conditional prediction, above it moves away from the unconditional."""
+    return unconditional + scale * (conditional - unconditional)

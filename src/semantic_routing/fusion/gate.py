@@ -1,0 +1,58 @@
+"""The time-conditioned fusion gate (TCFG, paper appendix A): a timestep in, logits over layers out."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+TIME_CHANNELS = 128
+HIDDEN_CHANNELS = 4 * TIME_CHANNELS
+
+
+def sinusoidal_embedding(position: Float[Tensor, " batch"], channels: int) -> Float[Tensor, "batch channels"]:
+    """Embeds scalars as cosines, then sines, of frequencies 10000^(-2i / channels), in float32.
+
+    The paper interleaves them and the reference concatenates; a linear layer follows, so only checkpoints can tell.
+    """
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=position.device) * (-math.log(1e4) / half))
+    angles = position.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Gate(nn.Module):
+    """`num_gates` independent gates φ(sigma) → Linear → SiLU → Linear, evaluated together.
+
+    The last linear layer is zero at initialisation, so that the logits start equal whatever the time.
+
+    Args:
+        num_layers: language-model layers, the length of each logit vector.
+        num_gates: 1 for a gate that all blocks share, or one a block.
+    """
+
+    def __init__(self, num_layers: int, num_gates: int = 1) -> None:
+        super().__init__()
+        self.weight_in = nn.Parameter(torch.empty(num_gates, HIDDEN_CHANNELS, TIME_CHANNELS))
+        self.bias_in = nn.Parameter(torch.empty(num_gates, HIDDEN_CHANNELS))
+        self.weight_out = nn.Parameter(torch.empty(num_gates, num_layers, HIDDEN_CHANNELS))
+        self.bias_out = nn.Parameter(torch.empty(num_gates, num_layers))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform first layer, zero biases, zero last layer."""
+        for weight in self.weight_in:
+            nn.init.xavier_uniform_(weight)
+        for parameter in (self.bias_in, self.weight_out, self.bias_out):
+            nn.init.zeros_(parameter)
+
+    def forward(self, sigma: Float[Tensor, " batch"]) -> Float[Tensor, "gates batch layers"]:
+        """Logits at noise level `sigma` in [0, 1], where 1 is noise (the reference's gate input)."""
+        # float32 whatever the model's precision: in bfloat16 neighbouring times would fall on one embedding.
+        with torch.autocast(sigma.device.type, enabled=False):
+            embedding = sinusoidal_embedding(sigma, TIME_CHANNELS)
+            hidden = torch.einsum("ght,bt->gbh", self.weight_in.float(), embedding) + self.bias_in.float()[:, None]
+            return (
+                torch.einsum("glh,gbh->gbl", self.weight_out.float(), F.silu(hidden)) + self.bias_out.float()[:, None]
+            )

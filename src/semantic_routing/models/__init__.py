@@ -1,0 +1,5 @@
+"""The diffusion transformer, as a `diffusers` model."""
+
+from .transformer import SemanticRoutingTransformer2DModel, TextContext
+
+__all__ = ["SemanticRoutingTransformer2DModel", "TextContext"]

@@ -1,0 +1,6 @@
+"""Text encoders: any Hugging Face language model in; hidden states of the wanted layers, and a mask, out."""
+
+from .encoder import TextEncoder, TextFeatures, resolve_layers
+from .loading import load_language_model, load_tokenizer
+
+__all__ = ["TextEncoder", "TextFeatures", "load_language_model", "load_tokenizer", "resolve_layers"]

@@ -1,0 +1,137 @@
+"""Prompts in, hidden states of chosen language-model layers out."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+logger = logging.getLogger(__name__)
+
+
+class TextFeatures(NamedTuple):
+    """Hidden states of a batch of prompts, padded on the right to the longest, and which tokens are real."""
+
+    hidden_states: Float[Tensor, "batch layers text_tokens text_channels"]
+    mask: Bool[Tensor, "batch text_tokens"]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "TextFeatures":
+        """Moves both, and casts the hidden states."""
+        return TextFeatures(self.hidden_states.to(device, dtype), self.mask.to(device))
+
+
+def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) -> list[int]:
+    """Turns a choice of layers into indices of the model's hidden states, shallow first.
+
+    Index 0 is the token embeddings and index k the output of layer k; where the model has a final norm, the last one is
+    taken after it. Negative indices count from the end.
+
+    Args:
+        layers: `"all"` (embeddings left out), a number n for the last n, or a list of indices.
+        num_hidden_layers: layers of the language model.
+
+    Raises:
+        ValueError: a layer is out of range.
+    """
+    if layers == "all":
+        return list(range(1, num_hidden_layers + 1))
+    if isinstance(layers, int):
+        if not 1 <= layers <= num_hidden_layers + 1:
+            raise ValueError(f"Cannot take the last {layers} layers of {num_hidden_layers}: expected 1 or more.")
+        return list(range(num_hidden_layers + 1 - layers, num_hidden_layers + 1))
+    if isinstance(layers, str) or not layers:
+        raise ValueError(f"Layers must be 'all', a number or a non-empty list of indices, not {layers!r}.")
+    for layer in layers:
+        if not -num_hidden_layers - 1 <= layer <= num_hidden_layers:
+            raise ValueError(f"Layer {layer} is out of range: the language model has layers 0 to {num_hidden_layers}.")
+    return sorted({layer % (num_hidden_layers + 1) for layer in layers})
+
+
+class TextEncoder:
+    """A language model and how prompts are put to it.
+
+    Args:
+        model: a `transformers` model that returns `hidden_states`.
+        tokenizer: its tokenizer.
+        layers: see `resolve_layers`.
+        instruction: text put before every prompt, joined without a separator, as in the reference.
+        chat_template: wrap instruction and prompt as a user's message in the tokenizer's own template.
+        max_length: tokens, instruction included, after which a prompt is cut.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        layers: str | int | Sequence[int] = "all",
+        instruction: str = "",
+        chat_template: bool = False,
+        max_length: int = 512,
+    ) -> None:
+        if chat_template and not getattr(tokenizer, "chat_template", None):
+            raise ValueError(f"chat_template is set, but {type(tokenizer).__name__} comes without a template.")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.layers = resolve_layers(layers, model.config.num_hidden_layers)
+        self.instruction = instruction
+        self.chat_template = chat_template
+        limit = getattr(model.config, "max_position_embeddings", None) or max_length
+        self.max_length = min(max_length, limit)
+
+    @property
+    def num_channels(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> TextFeatures:
+        """Encodes prompts, each distinct one once, on the model's device and in its dtype."""
+        if not prompts:
+            raise ValueError("There is no prompt to encode.")
+        distinct = list(dict.fromkeys(prompts))
+        input_ids, mask = self.tokenize(distinct)
+        device = self.model.device
+        # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
+        output = self.model(
+            input_ids=input_ids.to(device), attention_mask=mask.long().to(device), output_hidden_states=True
+        )
+        hidden_states = torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)
+        features = TextFeatures(hidden_states, mask.to(device))
+        if len(distinct) == len(prompts):
+            return features
+        position = {prompt: row for row, prompt in enumerate(distinct)}
+        rows = torch.tensor([position[prompt] for prompt in prompts], device=device)
+        return TextFeatures(*(tensor[rows] for tensor in features))
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt.
+
+        A prompt longer than `max_length` is truncated with a warning. An empty one keeps a single padding token, since
+        attention needs something to read.
+        """
+        texts = [self.instruction + prompt for prompt in prompts]
+        if self.chat_template:
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+                )
+                for text in texts
+            ]
+        special = {"add_special_tokens": not self.chat_template}
+        tokens = self.tokenizer(texts, **special, verbose=False)["input_ids"]
+        lost = sum(max(len(row) - self.max_length, 0) for row in tokens)
+        if lost:
+            too_long = sum(len(row) > self.max_length for row in tokens)
+            logger.warning(
+                "%d of %d prompts are longer than %d tokens; %d tokens were cut.",
+                too_long, len(tokens), self.max_length, lost,
+            )  # fmt: skip
+            tokens = self.tokenizer(texts, **special, truncation=True, max_length=self.max_length)["input_ids"]
+        padding = self.tokenizer.pad_token_id or 0
+        rows = [torch.tensor(row or [padding]) for row in tokens]
+        lengths = torch.tensor([len(row) for row in rows])
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=padding)
+        return input_ids, torch.arange(input_ids.shape[1]) < lengths[:, None]

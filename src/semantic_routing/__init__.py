@@ -1,3 +1,21 @@
 """Semantic routing: diffusion transformers that learn which language-model layers to listen to (arXiv 2602.03510)."""
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Imported when asked for: the router needs torch alone, and `diffusers` looks for a pipeline's classes here.
+_EXPORTS = {
+    "SemanticRouter": ".fusion",
+    "SemanticRoutingPipeline": ".pipelines",
+    "SemanticRoutingTransformer2DModel": ".models",
+}
+
+__all__ = ["SemanticRouter", "SemanticRoutingPipeline", "SemanticRoutingTransformer2DModel"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name], __name__), name)

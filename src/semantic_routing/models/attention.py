@@ -84,7 +84,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.norm_q = RMSNorm(head_channels, norm_eps)
         self.norm_k = RMSNorm(head_channels, norm_eps)
         self.to_out = nn.Linear(num_heads * head_channels, channels, bias=False)
-        self.set_processor(AttentionProcessor())
+        self.processor = AttentionProcessor()
 
     def query(self, x: Float[Tensor, "batch tokens channels"]) -> Heads:
         """Normalised queries."""

@@ -1,6 +1,6 @@
 """The diffusion transformer with semantic routing (paper, sections 3 and 4.1)."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -90,10 +90,10 @@ class SemanticRoutingTransformer2DModel(
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ("RoutedBlock",)
-    _repeated_blocks = ("RoutedBlock",)
-    _keep_in_fp32_modules = ("router",)
-    _skip_layerwise_casting_patterns = ("patch_embed", "norm", "router")
+    _no_split_modules: ClassVar[list[str]] = ["RoutedBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["RoutedBlock"]
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["router"]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embed", "norm", "router"]
 
     @register_to_config
     def __init__(

@@ -65,11 +65,12 @@ def load_tokenizer(name: str) -> Any:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Hides the progress bar, and the table of weights that are left out on purpose (heads and the vision tower)."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    log: Any = transformers_logging
+    level = log.get_verbosity()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
-        transformers_logging.enable_progress_bar()
+        log.set_verbosity(level)
+        log.enable_progress_bar()

@@ -1,0 +1,251 @@
+"""What a run is: a YAML file, checked. Unknown keys and impossible values are errors that name the key's path."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from .data.sources import FolderSource, HuggingFaceSource, ScenesSource
+from .flow import Prediction
+from .fusion import STRATEGIES
+from .models.timestep import TIMESTEP_CONDITIONINGS
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Share = Annotated[float, Field(ge=0, le=1)]
+SourceChoice = Annotated[ScenesSource | FolderSource | HuggingFaceSource, Field(discriminator="source")]
+
+CONFIG_FOLDERS = (
+    Path(__file__).parent / "configs",  # installed as a wheel
+    Path(__file__).parents[2] / "configs",  # a clone
+)
+
+
+class Section(BaseModel):
+    """A part of the config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The diffusion transformer; what follows from the text encoder is not repeated here."""
+
+    strategy: str = Field(description="fusion strategy")
+    num_blocks: PositiveInt = 24
+    num_attention_heads: PositiveInt = 32
+    num_key_value_heads: PositiveInt = 8
+    attention_head_dim: PositiveInt = 128
+    hidden_size: PositiveInt = 2048
+    patch_size: PositiveInt = 2
+    mlp_ratio: PositiveFloat = 4.0
+    timestep_conditioning: str = "none"
+    prediction: Prediction = "velocity"
+    position_embedding: Literal["rope", "sincos"] = "rope"
+    rope_base: PositiveFloat = 10000.0
+    sandwich_norm: bool = False
+    norm_eps: PositiveFloat = 1e-6
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, value: str) -> str:
+        return _one_of(value, STRATEGIES)
+
+    @field_validator("timestep_conditioning")
+    @classmethod
+    def _known_conditioning(cls, value: str) -> str:
+        return _one_of(value, TIMESTEP_CONDITIONINGS)
+
+
+class TextConfig(Section):
+    """The text encoder, which is not trained."""
+
+    model: str = Field(description="folder, hub name, or package:NAME for a model that a Python package carries")
+    layers: Literal["all"] | PositiveInt | list[int] = Field("all", description="all, last n, or indices")
+    instruction: str = Field("", description="put before every caption, without a separator")
+    chat_template: bool = Field(False, description="wrap captions as a user's message in the tokenizer's template")
+    max_length: PositiveInt = Field(512, description="tokens, instruction included, after which captions are cut")
+    dtype: Dtype = "float32"
+
+
+class VAEConfig(Section):
+    """The autoencoder whose latents are denoised, which is not trained."""
+
+    model: str = Field(description="folder or hub name of an AutoencoderKL")
+    subfolder: str | None = None
+    dtype: Dtype = "float32"
+
+
+class DataConfig(Section):
+    """Images and captions."""
+
+    source: SourceChoice
+    image_size: PositiveInt = Field(description="pixels a side")
+    caption_dropout: Share = Field(0.1, description="share of captions emptied for classifier-free guidance")
+    random_crop: bool = False
+    horizontal_flip: bool = Field(False, description="makes captions with left and right wrong")
+    num_workers: NonNegativeInt = Field(0, description="processes that load images; 0 loads in the training process")
+    max_broken: Share = Field(0.01, description="share of broken examples past which the run stops")
+
+
+class FlowConfig(Section):
+    """Noise levels in training and the scheduler's shift."""
+
+    timestep_mean: float = Field(0.0, description="of logit(sigma); above 0 trains noisier pictures more")
+    timestep_std: PositiveFloat = 1.0
+    shift: PositiveFloat = Field(1.0, description="of the sigma schedule, in training and sampling; 3 for SD3 latents")
+
+
+class OptimizerConfig(Section):
+    """AdamW and its learning-rate schedule."""
+
+    learning_rate: PositiveFloat = 1e-4
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 1e-4
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    output: Path = Field(description="the run's folder")
+    steps: PositiveInt
+    batch_size: PositiveInt = Field(description="examples an optimizer step, over all processes and accumulation")
+    gradient_accumulation: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = Field(False, description="torch.compile the repeated block")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="0 follows the weights themselves")
+    log_every: PositiveInt = 10
+    checkpoint_every: PositiveInt = 1000
+    keep_checkpoints: PositiveInt = 2
+    trackers: list[str] = Field([], description="accelerate trackers beside metrics.jsonl: tensorboard, wandb, …")
+
+
+class ValidationConfig(Section):
+    """Images that the EMA weights make during training."""
+
+    every: NonNegativeInt = Field(0, description="steps between sample images; 0 makes none")
+    prompts: list[str] = []
+    num_inference_steps: PositiveInt = 50
+    guidance_scale: NonNegativeFloat = 6.0
+    seed: NonNegativeInt = 0
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelConfig
+    text: TextConfig
+    vae: VAEConfig | None = None
+    data: DataConfig
+    flow: FlowConfig = FlowConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _pixels_fit_patches(self) -> "Config":
+        if self.vae is None and self.data.image_size % self.model.patch_size:
+            raise ValueError(
+                f"data.image_size {self.data.image_size} is not a multiple of model.patch_size {self.model.patch_size}"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config, which `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _one_of(value: str, known: dict[str, Any]) -> str:
+    if value not in known:
+        raise ValueError(f"expected one of {', '.join(known)}")
+    return value
+
+
+def find_config(name: str) -> Path:
+    """A config file by path, or a preset by name such as `scenes/depth-wise`."""
+    candidates = [Path(name), *(folder / f"{name}.yaml" for folder in CONFIG_FOLDERS)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    presets = sorted(
+        str(path.relative_to(folder).with_suffix(""))
+        for folder in CONFIG_FOLDERS
+        for path in folder.rglob("*.yaml")
+        if path.stem != "base"
+    )
+    raise ValueError(f"There is no config file {name!r} and no preset of that name; presets: {', '.join(presets)}.")
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config with its `extends` and dotted overrides (`training.steps=100`), and checks it.
+
+    Raises:
+        ValueError: with one line for each mistake, starting with the key's path and saying the value seen.
+    """
+    path = find_config(name)
+    values = _read(path)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"Override {override!r} is not of the form key.path=value.")
+        _set(values, key.split("."), yaml.safe_load(text), override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{path}: " + "; ".join(_describe(item) for item in error.errors())) from error
+
+
+def _describe(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("missing", "extra_forbidden"):
+        return f"{where}: {'unknown key' if error['type'] == 'extra_forbidden' else 'this key is missing'}"
+    return f"{where}: {message}, not {error['input']!r}" if where else message
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML mapping, merged over what it `extends` (a path relative to the file itself)."""
+    path = path.resolve()
+    if path in seen:
+        raise ValueError(f"{path} extends itself, by way of {seen[-1]}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, not a mapping of keys to values.")
+    base = values.pop("extends", None)
+    return _merge(_read(path.parent / base, (*seen, path)), values) if base else values
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, key by key; a data source replaces the other whole, since its keys belong together."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both and "source" not in value else value
+    return merged
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"Override {override!r}: {part!r} is a value and has no keys.")
+    values[path[-1]] = value

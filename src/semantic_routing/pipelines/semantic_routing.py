@@ -1,0 +1,232 @@
+"""Text to image with a semantically routed diffusion transformer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from torch import Tensor
+
+from ..flow import guide, velocity
+from ..models import SemanticRoutingTransformer2DModel, TextContext
+from ..models.latents import LatentCodec
+from ..text import TextEncoder, TextFeatures, load_language_model, load_tokenizer
+
+TimestepMap = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+
+class SemanticRoutingPipeline(DiffusionPipeline):
+    """Prompts in, images out.
+
+    Args:
+        transformer: the diffusion transformer.
+        scheduler: a `FlowMatchEulerDiscreteScheduler`.
+        text_encoder: a language model; None loads the one named `text_model`, and saves no copy with the pipeline.
+        tokenizer: its tokenizer.
+        vae: an `AutoencoderKL`; None where the transformer makes pixels.
+        text_model: folder, hub name or `package:NAME` of the language model that the transformer was trained with.
+        text_layers: which of its layers the transformer reads, see `semantic_routing.text.resolve_layers`.
+        instruction: text put before every prompt.
+        chat_template: wrap prompts in the tokenizer's chat template.
+        max_length: tokens after which a prompt is cut.
+
+    Raises:
+        ValueError: the language model does not have the layers or the width that the transformer reads.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "vae"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
+
+    def __init__(
+        self,
+        transformer: SemanticRoutingTransformer2DModel,
+        scheduler: Any,
+        text_encoder: Any | None = None,
+        tokenizer: Any | None = None,
+        vae: Any | None = None,
+        text_model: str | None = None,
+        text_layers: str | int | Sequence[int] = "all",
+        instruction: str = "",
+        chat_template: bool = False,
+        max_length: int = 512,
+    ) -> None:
+        super().__init__()
+        self._text_encoder_is_named = text_encoder is None
+        if text_encoder is None:
+            if text_model is None:
+                raise ValueError("The pipeline needs a text_encoder, or a text_model that names one; both are None.")
+            text_encoder = load_language_model(text_model, transformer.dtype)
+            tokenizer = load_tokenizer(text_model)
+        self.register_modules(
+            transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae
+        )
+        self.register_to_config(
+            text_model=text_model,
+            text_layers=text_layers,
+            instruction=instruction,
+            chat_template=chat_template,
+            max_length=max_length,
+        )
+        check_text_encoder(self.prompt_encoder, transformer)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=self.codec.downsampling)
+
+    @property
+    def prompt_encoder(self) -> TextEncoder:
+        """The language model and how prompts are put to it."""
+        options = self.config
+        return TextEncoder(
+            self.text_encoder,
+            self.tokenizer,
+            layers=options.text_layers,
+            instruction=options.instruction,
+            chat_template=options.chat_template,
+            max_length=options.max_length,
+        )
+
+    @property
+    def codec(self) -> LatentCodec:
+        """Between latents and images."""
+        return LatentCodec(self.vae)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves all components; a language model that was loaded by its name stays a name."""
+        if not self._text_encoder_is_named:
+            super().save_pretrained(save_directory, **kwargs)
+            return
+        text = {"text_encoder": self.text_encoder, "tokenizer": self.tokenizer}
+        self.register_modules(text_encoder=None, tokenizer=None)
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.register_modules(**text)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 6.0,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Float[Tensor, "images channels latent_height latent_width"] | None = None,
+        timestep_map: TimestepMap | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Makes `num_images_per_prompt` images of each prompt; images of one prompt are neighbours.
+
+        Args:
+            prompt: one or several.
+            negative_prompt: what guidance moves away from, one for all or one a prompt; default the empty prompt.
+            height: of the images, in pixels.
+            width: of the images, in pixels.
+            num_inference_steps: Euler steps.
+            guidance_scale: classifier-free guidance; at 1 or below it is off and costs nothing.
+            num_images_per_prompt: images a prompt.
+            generator: one, or one an image: then an image does not depend on the others of its batch.
+            latents: the starting noise, in place of a generator's.
+            timestep_map: the time that the router's gate sees at each timestep, e.g. the paper's eq. 11.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: return an `ImagePipelineOutput`, else a tuple.
+            callback_on_step_end: called with (pipeline, step, timestep, tensors) and may return changed tensors.
+            callback_on_step_end_tensor_inputs: names of the tensors that the callback gets.
+
+        Raises:
+            ValueError: prompts, sizes, generators or latents that do not go together.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negatives = self._negatives(negative_prompt, len(prompts))
+        num_images = len(prompts) * num_images_per_prompt
+        shape = self._latent_shape(num_images, height, width)
+        device = self._execution_device
+        guided = guidance_scale > 1
+
+        text = self.prompt_encoder((negatives if guided else []) + prompts)
+        text = _repeat(text.to(device, self.transformer.dtype), num_images_per_prompt)
+        prepared = self.transformer.router.prepare(*text)
+        latents = self._prepare_latents(shape, latents, generator, device)
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        context: TextContext | None = None
+
+        with self.progress_bar(total=num_inference_steps) as progress:
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                if context is None or self.transformer.router.depends_on_time:
+                    gate_time = timestep[None] if timestep_map is None else timestep_map(timestep[None])
+                    context = self.transformer.text_context(prepared, gate_time, cache=True)
+                noisy = torch.cat([latents, latents]) if guided else latents
+                times = timestep.expand(len(noisy))
+                output = self.transformer(noisy.to(self.transformer.dtype), times, text_context=context).sample
+                flow = velocity(output, noisy, times, self.transformer.config.prediction)
+                if guided:
+                    unconditional, conditional = flow.chunk(2)
+                    flow = guide(unconditional, conditional, guidance_scale)
+                latents = self.scheduler.step(flow, timestep, latents, return_dict=False)[0]
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents}
+                    known = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    latents = callback_on_step_end(self, step, timestep, known).get("latents", latents)
+                progress.update()
+
+        images: Any = latents
+        if output_type != "latent":
+            images = self.image_processor.postprocess(self.codec.decode(latents).float(), output_type=output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _negatives(self, negative_prompt: str | list[str] | None, count: int) -> list[str]:
+        if negative_prompt is None or isinstance(negative_prompt, str):
+            return [negative_prompt or ""] * count
+        if len(negative_prompt) != count:
+            raise ValueError(f"Got {len(negative_prompt)} negative prompts for {count} prompts; pass one, or one each.")
+        return list(negative_prompt)
+
+    def _latent_shape(self, num_images: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
+        config, unit = self.transformer.config, self.codec.downsampling
+        sides = [config.sample_size * unit if side is None else side for side in (height, width)]
+        for side in sides:
+            if side < 1 or side % (unit * config.patch_size):
+                raise ValueError(f"Image sides must be multiples of {unit * config.patch_size}, not {side}.")
+        return num_images, config.in_channels, sides[0] // unit, sides[1] // unit
+
+    def _prepare_latents(
+        self,
+        shape: tuple[int, int, int, int],
+        latents: Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+    ) -> Tensor:
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ValueError(f"Got {len(generator)} generators for {shape[0]} images; pass one, or one an image.")
+        if latents is not None and latents.shape != shape:
+            raise ValueError(f"Latents have shape {tuple(latents.shape)}; these prompts and sizes need {shape}.")
+        # float32 throughout sampling: fifty small steps added up in half precision would lose their ends.
+        if latents is None:
+            return randn_tensor(shape, generator, device, torch.float32)
+        return latents.to(device, torch.float32)
+
+
+def check_text_encoder(encoder: TextEncoder, transformer: SemanticRoutingTransformer2DModel) -> None:
+    """Refuses a language model that does not give what the transformer reads."""
+    seen = (len(encoder.layers), encoder.num_channels)
+    wanted = (transformer.config.num_text_layers, transformer.config.text_channels)
+    if seen != wanted:
+        raise ValueError(
+            f"The text encoder gives {seen[0]} layers of {seen[1]} channels; "
+            f"the transformer reads {wanted[0]} layers of {wanted[1]} channels."
+        )
+
+
+def _repeat(text: TextFeatures, times: int) -> TextFeatures:
+    """Each row `times` times, neighbours together."""
+    return TextFeatures(*(tensor.repeat_interleave(times, dim=0) for tensor in text))

@@ -6,6 +6,7 @@ assert all(judge(picture, sample.claims))
 """
 
 from .claims import Background, Claim, Compare, Count, Every, Kind, Related, claim_from_dict
+from .detector import detect, judge
 from .render import render
 from .stream import SKILLS, SceneSample, held_out_prompts, sample_scene
 from .world import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject
@@ -26,7 +27,9 @@ __all__ = [
     "SceneObject",
     "SceneSample",
     "claim_from_dict",
+    "detect",
     "held_out_prompts",
+    "judge",
     "render",
     "sample_scene",
 ]

@@ -9,7 +9,7 @@ from .world import BACKGROUNDS, COLOURS, REACH, Scene, SceneObject
 MIN_SIZE = 32
 
 
-def coverage(thing: SceneObject, x: FloatArray, y: FloatArray, size: int) -> FloatArray:
+def coverage(thing: SceneObject, x: FloatArray, y: FloatArray, size: float) -> FloatArray:
     """How much of each pixel centred at (x, y) is inked, 0 to 1, in a picture of `size` pixels a side."""
     return np.clip(np.float32(0.5) - distance(thing, x, y) * np.float32(size), 0, 1)
 

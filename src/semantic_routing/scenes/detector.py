@@ -1,0 +1,220 @@
+"""Reads a picture, also a blurred or noisy one, back into a scene.
+
+Every pixel is explained as a mix of the background and one object colour; connected pixels of one colour are an object;
+its shape, size and part are those of the drawn template that it agrees with best. What agrees with none is `UNKNOWN`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .claims import Claim
+from .geometry import FloatArray
+from .render import MIN_SIZE, coverage
+from .world import BACKGROUNDS, COLOURS, PARTS, RADII, REACH, SHAPES, UNKNOWN, Scene, SceneObject
+
+MAX_SIZE = 64
+"""Larger pictures are reduced to this side first: it shows all that there is to see."""
+MIN_INK = 0.4
+"""A pixel belongs to an object from this share of the object's colour on."""
+MIN_AREA = 0.4
+"""Spots with less ink than this share of the smallest shape's are noise."""
+MIN_AGREEMENT = 0.85
+"""An object whose best template agrees less than this is unknown; 1 is a perfect copy."""
+MAX_RIVALRY = 0.65
+"""So is one whose best template falls short of 1 by more than this share of what any other shape falls short by."""
+SOFTNESS = 0.6 / 32
+"""Blur (standard deviation, in picture sides) of the second, softer copy of each template."""
+SCALES = (0.9, 1.0, 1.1)
+"""Templates are drawn at these magnifications: a hand that draws a little too small or too large is still read."""
+PHASES = 4
+"""Templates are drawn at this many positions within a pixel along each axis."""
+
+_COLOUR_NAMES, _COLOUR_VALUES = tuple(COLOURS), np.array(list(COLOURS.values()), np.float32)
+_GROUND_NAMES, _GROUND_VALUES = tuple(BACKGROUNDS), np.array(list(BACKGROUNDS.values()), np.float32)
+_PALETTE = np.concatenate([_GROUND_VALUES, _COLOUR_VALUES])
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Templates:
+    """All shapes, sizes and parts as drawn in a picture of one size, each at all `SCALES`, crisp and soft.
+
+    The ink's centre of mass lies in the middle of the window.
+    """
+
+    names: list[tuple[str, str, str]]
+    """(shape, size, part) of each template."""
+    ink: FloatArray
+    """(phase_y, phase_x, template, window, window), 0 to 1."""
+    offset: FloatArray
+    """(template, 2): centre of mass minus centre of the object along x and y, in pixels."""
+    energy: FloatArray
+    """(phase_y, phase_x, template): sum of the squared ink."""
+    rival: Mask
+    """(template, template): whether two templates are of different shapes."""
+    smallest_area: float
+    """Ink of the template with the least, in pixels."""
+
+
+def _blurred(maps: FloatArray, sigma: float) -> FloatArray:
+    """Maps (..., size, size) after a Gaussian blur with standard deviation `sigma` in pixels."""
+    reach = int(np.ceil(3 * sigma))
+    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).astype(np.float32)
+    for axis in (-1, -2):
+        shifted = (weight * np.roll(maps, shift - reach, axis) for shift, weight in enumerate(kernel))
+        maps = reduce(np.add, shifted)
+    return maps
+
+
+@lru_cache(maxsize=8)
+def templates(size: int) -> Templates:
+    """The templates for pictures of `size` pixels a side."""
+    half = int(np.ceil((RADII["large"] * REACH * max(SCALES) + 3 * SOFTNESS) * size + 1.5))
+    axis = (np.arange(2 * half + 1, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+    x, y, middle = axis[None, :], axis[:, None], float(axis[half])
+
+    def draw(name: tuple[str, str, str], scale: float, shift_x: float, shift_y: float) -> FloatArray:
+        shape, of_size, part = name
+        centre_x, centre_y = (middle + shift_x / size) / scale, (middle + shift_y / size) / scale
+        # Magnifying is drawing at a higher resolution: lengths and pixels scale alike.
+        return coverage(SceneObject(shape, "", of_size, centre_x, centre_y, part), x / scale, y / scale, size * scale)
+
+    names = [(shape, "small", "solid") for shape in SHAPES] + list(product(SHAPES, ("large",), PARTS))
+    variants = list(product(names, SCALES))
+    ink = np.empty((PHASES, PHASES, len(variants), len(axis), len(axis)), np.float32)
+    offset = np.empty((len(variants), 2), np.float32)
+    for index, (name, scale) in enumerate(variants):
+        centred = draw(name, scale, 0, 0)
+        offset[index] = [float((centred * (a - middle)).sum() / centred.sum()) * size for a in (x, y)]
+        for row, column in product(range(PHASES), repeat=2):
+            shift_x, shift_y = column / PHASES - offset[index, 0], row / PHASES - offset[index, 1]
+            ink[row, column, index] = draw(name, scale, float(shift_x), float(shift_y))
+    ink = np.concatenate([ink, _blurred(ink, SOFTNESS * size)], axis=2)
+    names = [name for name, _ in variants] * 2
+    shapes = np.array([shape for shape, _, _ in names])
+    return Templates(
+        names=names,
+        ink=ink,
+        offset=np.tile(offset, (2, 1)),
+        energy=(ink**2).sum((-1, -2)),
+        rival=shapes[:, None] != shapes,
+        smallest_area=float(ink.sum((-1, -2)).min()),
+    )
+
+
+def _as_square(image: NDArray[np.uint8]) -> FloatArray:
+    """The picture as floats (size, size, 3), 0 to 255, with a side that the templates serve."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"Picture is {image.dtype} of shape {image.shape}, but must be uint8 of shape (H, W, 3).")
+    size = min(MAX_SIZE, max(MIN_SIZE, *image.shape[:2]))
+    if image.shape[:2] != (size, size):
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
+    return image.astype(np.float32)
+
+
+def _background(picture: FloatArray) -> tuple[str, FloatArray]:
+    """The background's name, and its colour as it appears in this picture."""
+    pixels = picture.reshape(-1, 3)
+    nearest = ((pixels[:, None] - _PALETTE) ** 2).sum(-1).argmin(1)
+    votes = np.bincount(nearest, minlength=len(_PALETTE))[: len(_GROUND_NAMES)]
+    winner = int(votes.argmax())
+    colour = np.median(pixels[nearest == winner], axis=0) if votes[winner] else _GROUND_VALUES[winner]
+    return _GROUND_NAMES[winner], colour.astype(np.float32)
+
+
+def _box_sum(maps: FloatArray) -> FloatArray:
+    """Sum over each pixel's neighbourhood of 3 × 3, for maps (..., size, size)."""
+    padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
+    return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+
+
+def _unmix(picture: FloatArray, ground: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
+    """How much of each colour (colours, size, size) a pixel would hold, and which colour explains it best.
+
+    A pixel's neighbours are explained along with it, so that noise does not decide; what holds no ink has no say.
+    """
+    mixed, pure = picture - ground, _COLOUR_VALUES - ground
+    ink = np.clip(np.einsum("yxc,kc->kyx", mixed, pure) / (pure**2).sum(1)[:, None, None], 0, 1)
+    unexplained = ((mixed - ink[..., None] * pure[:, None, None]) ** 2).sum(-1)
+    return ink, _box_sum(unexplained).argmin(0)
+
+
+def _components(labels: NDArray[np.intp]) -> list[Mask]:
+    """Masks of the connected areas (8 neighbours) of equal label; label −1 is background."""
+    height, width = labels.shape
+    stride = width + 2
+    flat = np.pad(labels, 1, constant_values=-1).ravel().tolist()
+    steps = (1, -1, stride, -stride, stride + 1, stride - 1, -stride + 1, -stride - 1)
+    masks = []
+    for start, label in enumerate(flat):
+        if label < 0:
+            continue
+        flat[start] = -1
+        members = [start]
+        for pixel in members:
+            for step in steps:
+                if flat[pixel + step] == label:
+                    flat[pixel + step] = -1
+                    members.append(pixel + step)
+        mask = np.zeros((height + 2) * stride, np.bool_)
+        mask[members] = True
+        masks.append(mask.reshape(height + 2, stride)[1:-1, 1:-1])
+    return masks
+
+
+def _identify(ink: FloatArray, colour: str) -> SceneObject:
+    """The object whose ink (size, size) this is.
+
+    Ink a and template b agree by a·b / (a·a + b·b − a·b), which is 1 for a = b.
+    """
+    size, known = len(ink), templates(len(ink))
+    positions = np.arange(size, dtype=np.float32)
+    x, y = (float((ink.sum(axis) * positions).sum() / ink.sum()) for axis in (0, 1))
+    step_x, step_y = round(x * PHASES), round(y * PHASES)
+    phase, width = (step_y % PHASES, step_x % PHASES), known.ink.shape[-1]
+    left, top = step_x // PHASES, step_y // PHASES
+    window = np.pad(ink, width // 2)[top : top + width, left : left + width]
+    shared = known.ink[phase].reshape(-1, width**2) @ window.ravel()
+    agreement = shared / (known.energy[phase] + (window**2).sum() - shared)
+    best = int(agreement.argmax())
+    rivalry = (1 - agreement[best]) / (1 - agreement[known.rival[best]].max())
+    clear = agreement[best] > MIN_AGREEMENT and rivalry < MAX_RIVALRY
+    shape, scale, part = known.names[best] if clear else (UNKNOWN,) * 3
+    centre_x, centre_y = ((x, y) - known.offset[best] + 0.5) / size
+    return SceneObject(shape, colour, scale, float(centre_x), float(centre_y), part)
+
+
+def detect(image: NDArray[np.uint8]) -> Scene:
+    """The scene that a picture (H, W, 3) shows.
+
+    An object that looks like none of this world has `UNKNOWN` as shape, size and part, and the nearest colour.
+    """
+    picture = _as_square(image)
+    background, ground = _background(picture)
+    ink, colour = _unmix(picture, ground)
+    own_ink = np.take_along_axis(ink, colour[None], 0)[0]
+    masks = _components(np.where(own_ink > MIN_INK, colour, -1))
+    least = MIN_AREA * templates(len(picture)).smallest_area
+    masks = [mask for mask in masks if own_ink[mask].sum() > least]
+    taken = np.any(masks, axis=0) if masks else np.zeros_like(colour, np.bool_)
+    objects = []
+    for mask in masks:
+        index = int(colour[mask][0])
+        near = _box_sum(mask.astype(np.float32)) > 0
+        objects.append(_identify(np.where(mask | (near & ~taken), ink[index], 0), _COLOUR_NAMES[index]))
+    return Scene(background, tuple(objects))
+
+
+def judge(image: NDArray[np.uint8], claims: Iterable[Claim]) -> list[bool]:
+    """Whether each claim holds in a picture (H, W, 3)."""
+    scene = detect(image)
+    return [claim.holds(scene) for claim in claims]

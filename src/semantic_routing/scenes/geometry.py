@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .world import HOSTS, REACH, SceneObject
+from .world import HOST, REACH, SceneObject
 
 FloatArray = NDArray[np.float32]
 
@@ -63,8 +63,8 @@ def _cross(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def _heart(x: FloatArray, y: FloatArray) -> FloatArray:
     # A square standing on its corner, and a disc on each of its upper edges.
-    half = 0.86
-    x, y = np.abs(x), y + np.float32(0.08)
+    half = 0.82
+    x, y = np.abs(x), y - np.float32(0.07)
     square = (x + np.abs(y) - np.float32(half)) * np.float32(0.5**0.5)
     disc = np.hypot(x - np.float32(half / 2), y + np.float32(half / 2)) - np.float32(half * 0.5**0.5)
     return np.minimum(square, disc)
@@ -107,11 +107,16 @@ def _rim(shape: str) -> tuple[FloatArray, FloatArray]:
     return x[on_rim], y[on_rim]
 
 
-def gap(a: SceneObject, b: SceneObject) -> float:
-    """Smallest distance between two outlines' filled areas; negative where they overlap."""
+def _gap_from(a: SceneObject, b: SceneObject) -> float:
     x, y = _rim(b.shape)
     x, y = (x * b.radius + (b.x - a.x)) / a.radius, (y * b.radius + (b.y - a.y)) / a.radius
     return float(SIGNED_DISTANCE[a.shape](x, y).min()) * a.radius
+
+
+def gap(a: SceneObject, b: SceneObject) -> float:
+    """Distance between the filled areas of two objects; negative where they overlap."""
+    # Off a corner a signed distance here may fall short of the true one, never exceed it: the greater is the better.
+    return max(_gap_from(a, b), _gap_from(b, a))
 
 
 @cache
@@ -137,8 +142,8 @@ def relation_between(a: SceneObject, b: SceneObject) -> str | None:
 
 
 def is_inside(a: SceneObject, b: SceneObject) -> bool:
-    """Whether the small `a` lies within the outline of the large `b`."""
-    if not (a.size == "small" and b.size == "large" and b.part == "outlined" and b.shape in HOSTS):
+    """Whether the small `a` lies within the large outlined circle `b`."""
+    if not (a.size == "small" and b.size == "large" and b.part == "outlined" and b.shape == HOST):
         return False
     return float(np.hypot(a.x - b.x, a.y - b.y)) < b.radius - a.radius
 

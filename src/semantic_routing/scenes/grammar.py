@@ -13,7 +13,7 @@ from .claims import Background, Claim, Compare, Count, Every, Kind, Related
 from .geometry import DIRECTIONS
 from .layout import Link
 from .words import NUMBERS, RELATION_WORDS, listed, noun, on_background, opened, thing, things
-from .world import BACKGROUNDS, COLOURS, HOSTS, MAX_OBJECTS, PARTS, SHAPES, SceneObject
+from .world import BACKGROUNDS, COLOURS, HOST, MAX_OBJECTS, PARTS, SHAPES, SceneObject
 
 _BACKGROUNDS, _COLOURS = tuple(BACKGROUNDS), tuple(COLOURS)
 _UNPLACED = 0.5
@@ -55,16 +55,16 @@ def _plan(
     claims: Sequence[Claim],
     links: Sequence[Link] = (),
     naming: float = 0.15,
-    opening: int | None = 1,
+    opening: int = 1,
 ) -> Plan:
     """A plan on some background, which the caption names with probability `naming`.
 
-    The caption may get an opener that agrees with `opening` things, or with None does not, being a sentence.
+    The caption may get an opener that agrees with `opening` things; 0 takes it as it is, neither opened nor extended.
     """
     background = rng.choice(_BACKGROUNDS)
-    if rng.random() < naming:
+    if opening and rng.random() < naming:
         phrase, claims = on_background(rng, phrase, background), (*claims, Background(background))
-    if opening is not None:
+    if opening:
         phrase = opened(rng, phrase, opening)
     return Plan(tuple(kinds), phrase, tuple(claims), background, tuple(links))
 
@@ -94,7 +94,7 @@ def _one_each(kinds: Sequence[Kind]) -> list[Claim]:
 def single_object(rng: Random, stratum: float) -> Plan:
     """A circle."""
     kind = Kind(rng.choice(SHAPES))
-    return _plan(rng, [kind], thing(rng, kind), _one_each([kind]), naming=0.5)
+    return _plan(rng, [kind], things(rng, kind, 1), _one_each([kind]), naming=0.5)
 
 
 def two_object(rng: Random, stratum: float) -> Plan:
@@ -191,7 +191,7 @@ def spatial_relation(rng: Random, stratum: float) -> Plan:
         links.append((second, 2, anchor))
         known = f"the {noun(rng, kinds[anchor])}"
         phrase += ", and " + _relation_phrase(rng, second, thing(rng, kinds[2]), known)
-    return _plan(rng, kinds, phrase, claims, links, opening=None)
+    return _plan(rng, kinds, phrase, claims, links, opening=0)
 
 
 def action_relation(rng: Random, stratum: float) -> Plan:
@@ -200,7 +200,8 @@ def action_relation(rng: Random, stratum: float) -> Plan:
     a, b = (Kind(shape, colour) for shape, colour in zip(_two_shapes(rng), _two_colours(rng), strict=True))
     said_a, said_b, kinds = a, b, [a, b]
     if relation == "inside":
-        b = Kind(rng.choice([shape for shape in HOSTS if shape != a.shape]), b.colour)
+        a = replace(a, shape=rng.choice([shape for shape in SHAPES if shape != HOST]))
+        b = replace(b, shape=HOST)
         kinds = [replace(b, size="large", part="outlined"), replace(a, size="small", part="solid")]
         said_a = rng.choice((a, replace(a, size="small")))
         said_b = rng.choice((b, replace(b, part="outlined"), replace(b, size="large", part="outlined")))
@@ -245,7 +246,7 @@ def comparison(rng: Random, stratum: float) -> Plan:
         phrase = f"{things(rng, a, more)} and {things(rng, b, fewer)}, {phrase}"
         claims += [Count(a, more), Count(b, fewer)]
     drawn = [Kind(shapes[0], colours[0])] * more + [Kind(shapes[1], colours[1])] * fewer
-    return _plan(rng, drawn, phrase, claims, opening=None)
+    return _plan(rng, drawn, phrase, claims, opening=0)
 
 
 def differentiation(rng: Random, stratum: float) -> Plan:
@@ -270,7 +271,7 @@ def differentiation(rng: Random, stratum: float) -> Plan:
         f"{things(rng, shared, 2)}: one is {names[0]}, one is {names[1]}",
         f"{thing(rng, said[0])} and {thing(rng, said[1])}",
     )
-    return _plan(rng, kinds, rng.choice(wordings), claims, opening=None)
+    return _plan(rng, kinds, rng.choice(wordings), claims, opening=0)
 
 
 def negation(rng: Random, stratum: float) -> Plan:
@@ -294,7 +295,7 @@ def negation(rng: Random, stratum: float) -> Plan:
     else:
         phrase = f"{things(rng, open_kind, number)}, {none} {avoided}"
         claims = [Count(open_kind, number), Count(Kind(shape, avoided), 0)]
-    return _plan(rng, [kind] * number, phrase, claims, opening=None)
+    return _plan(rng, [kind] * number, phrase, claims, opening=0)
 
 
 def universality(rng: Random, stratum: float) -> Plan:
@@ -316,7 +317,7 @@ def universality(rng: Random, stratum: float) -> Plan:
         f"{counted} and every {one} is {colour}",
     )
     claims = [Count(kind, number), Every(kind, Kind(colour=colour))]
-    return _plan(rng, drawn, rng.choice(wordings), claims, opening=None)
+    return _plan(rng, drawn, rng.choice(wordings), claims, opening=0)
 
 
 def _dense(rng: Random, number: int) -> Plan:
@@ -335,7 +336,7 @@ def _dense(rng: Random, number: int) -> Plan:
     sentences = [opened(rng, on_background(rng, phrase, background), kinds.count(kinds[0]))]
     links: list[Link] = []
     unique = [index for index, kind in enumerate(kinds) if kinds.count(kind) == 1]
-    for anchor, subject in list(pairwise(unique))[: rng.choice((0, 1, 1, 2))]:
+    for anchor, subject in list(pairwise(unique))[: min(rng.choice((0, 1, 1, 2)), MAX_OBJECTS - number)]:
         relation = rng.choice(DIRECTIONS)
         links.append((relation, subject, anchor))
         claims.append(Related(relation, kinds[subject], kinds[anchor]))

@@ -79,9 +79,8 @@ def held_out_prompts(skill: str, count: int, seed: int = 0) -> list[SceneSample]
             break
         sample = sample_scene(seed, index, "held-out", skill)
         found.setdefault(sample.caption, sample)
-    else:
-        if len(found) < count:
-            raise ValueError(
-                f"{count} distinct held-out prompts of {skill!r} were wanted, but only {len(found)} exist."
-            )
+    if len(found) < count:
+        raise ValueError(
+            f"{count} distinct held-out prompts of {skill!r} were wanted, but only {len(found)} were found."
+        )
     return list(found.values())

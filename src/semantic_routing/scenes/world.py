@@ -37,8 +37,8 @@ RADII: dict[str, float] = {"small": 0.125, "large": 0.205}
 PARTS = ("solid", "outlined", "striped")
 """How a shape is filled. Only large shapes are outlined or striped: at 32 pixels a small one has no room for a hole."""
 
-HOSTS = ("circle", "square")
-"""Shapes that have room for a small object inside their outline."""
+HOST = "circle"
+"""The one shape whose outline, when large, has room for any small object."""
 
 REACH = 1.12
 """No shape extends farther than this many radii from its centre."""

@@ -1,0 +1,165 @@
+import re
+from collections import Counter
+from itertools import combinations
+
+import pytest
+
+from semantic_routing.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SKILLS,
+    Count,
+    Every,
+    Related,
+    SceneSample,
+    held_out_prompts,
+    sample_scene,
+)
+from semantic_routing.scenes.geometry import RELATIONS, gap, is_inside, is_touching
+from semantic_routing.scenes.held_out import HELD_OUT, shown, stated
+from semantic_routing.scenes.world import MAX_OBJECTS, PARTS, RADII, REACH
+
+TRAINING_SAMPLES = 20_000
+
+
+@pytest.fixture(scope="module")
+def training() -> list[SceneSample]:
+    return [sample_scene(0, index) for index in range(TRAINING_SAMPLES)]
+
+
+def test_a_sample_depends_on_its_arguments_alone(training: list[SceneSample]) -> None:
+    for index in (19_999, 7, 512, 0):
+        assert sample_scene(0, index) == training[index]
+    assert len({sample_scene(seed, 3).caption for seed in range(20)}) > 10
+    assert sample_scene(0, 5, skill="counting") != sample_scene(0, 5, "held-out", "counting")
+
+
+def test_the_stream_does_not_drift() -> None:
+    # A stored value: a run resumed by index must go on with the same samples after an upgrade.
+    sample = sample_scene(1, 2, skill="counting")
+    assert sample.caption == "three orange squares"
+    assert [round(thing.x, 4) for thing in sample.scene.objects] == [0.2997, 0.3902, 0.8523]
+
+
+def test_scenes_satisfy_their_captions(training: list[SceneSample]) -> None:
+    for sample in training:
+        broken = [str(claim) for claim in sample.claims if not claim.holds(sample.scene)]
+        assert not broken, f"{sample.caption}: {broken}"
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_every_skill_has_true_claims_in_both_splits(skill: str) -> None:
+    for split in ("train", "held-out"):
+        samples = [sample_scene(3, index, split, skill) for index in range(60)]
+        assert {sample.skill for sample in samples} == {skill}
+        assert all(claim.holds(sample.scene) for sample in samples for claim in sample.claims)
+        assert all(sample.claims for sample in samples)
+
+
+def test_no_object_goes_unmentioned(training: list[SceneSample]) -> None:
+    """Whatever is in the picture falls under a kind that the caption counts, compares or speaks of."""
+    for sample in training:
+        kinds = [kind for claim in sample.claims for kind in vars(claim).values() if hasattr(kind, "matches")]
+        for thing in sample.scene.objects:
+            assert any(kind.matches(thing) for kind in kinds), sample.caption
+
+
+def test_counting_captions_count_everything() -> None:
+    for index in range(200):
+        sample = sample_scene(0, index, skill="counting")
+        counted = sample.claims[0]
+        assert isinstance(counted, Count)
+        assert counted.number == len(sample.scene.objects)
+
+
+def test_objects_lie_in_the_picture_and_apart(training: list[SceneSample]) -> None:
+    for sample in training[:5000]:
+        for thing in sample.scene.objects:
+            reach = thing.radius * REACH
+            assert reach <= min(thing.x, thing.y)
+            assert max(thing.x, thing.y) <= 1 - reach
+        related = {claim.relation for claim in sample.claims if isinstance(claim, Related)}
+        for a, b in combinations(sample.scene.objects, 2):
+            if is_inside(a, b) or is_inside(b, a):
+                assert "inside" in related
+            elif is_touching(a, b):
+                assert "touching" in related
+                assert gap(a, b) > -0.01
+            else:
+                assert gap(a, b) > 0.03
+
+
+def test_training_holds_no_held_out_combination(training: list[SceneSample]) -> None:
+    for sample in training:
+        found = HELD_OUT & (shown(sample.scene) | stated(sample.claims))
+        assert not found, f"{sample.caption}: {found}"
+
+
+def test_every_value_on_its_own_is_plentiful_in_training(training: list[SceneSample]) -> None:
+    things = [thing for sample in training for thing in sample.scene.objects]
+    for attribute, values in (("shape", SHAPES), ("colour", COLOURS), ("part", PARTS), ("size", RADII)):
+        counts = Counter(getattr(thing, attribute) for thing in things)
+        assert all(counts[value] > 500 for value in values), counts
+    backgrounds = Counter(sample.scene.background for sample in training)
+    assert all(backgrounds[name] > 2000 for name in BACKGROUNDS)
+    relations = Counter(c.relation for sample in training for c in sample.claims if isinstance(c, Related))
+    assert all(relations[relation] > 200 for relation in RELATIONS), relations
+    numbers = Counter(len(sample.scene.objects) for sample in training if sample.skill == "counting")
+    assert all(numbers[number] > 400 for number in range(1, 6)), numbers
+    assert {len(sample.scene.objects) for sample in training} == set(range(1, MAX_OBJECTS + 1))
+    assert all(count > 200 for count in Counter(sample.skill for sample in training).values())
+
+
+def test_every_combination_that_is_not_held_out_occurs_in_training(training: list[SceneSample]) -> None:
+    seen = set().union(*(shown(sample.scene) for sample in training))
+    wanted = {("colour", colour, shape) for colour in COLOURS for shape in SHAPES}
+    wanted |= {("number", str(number), shape) for number in range(1, 6) for shape in SHAPES}
+    wanted |= {("part", part, shape) for part in PARTS for shape in SHAPES}
+    wanted |= {("background", name, shape) for name in BACKGROUNDS for shape in SHAPES}
+    wanted |= {(way, a, b) for way in ("left", "above") for a in SHAPES for b in SHAPES}
+    assert wanted - HELD_OUT <= seen
+
+
+def test_there_are_more_than_100_000_captions() -> None:
+    """Lincoln and Petersen's estimate from the overlap of two draws; it errs low where captions are unevenly likely."""
+    first, second = (
+        {sample_scene(seed, index, skill="spatial_relation").caption for index in range(4000)} for seed in (1, 2)
+    )
+    assert len(first) * len(second) / max(1, len(first & second)) > 100_000
+
+
+def test_captions_are_short_enough(training: list[SceneSample]) -> None:
+    lengths = [len(re.findall(r"\w+|[^\w\s]", sample.caption)) for sample in training]
+    assert 45 < max(lengths) <= 62
+    assert sum(length <= 12 for length in lengths) > 0.6 * len(lengths)
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_held_out_prompts_differ_and_show_what_training_never_shows(skill: str) -> None:
+    prompts = held_out_prompts(skill, 100)
+    assert len({prompt.caption for prompt in prompts}) == 100
+    for prompt in prompts:
+        assert HELD_OUT & stated(prompt.claims) & shown(prompt.scene), prompt.caption
+    assert held_out_prompts(skill, 10) == prompts[:10]
+
+
+def test_held_out_counts_are_all_tested() -> None:
+    numbers = Counter(len(prompt.scene.objects) for prompt in held_out_prompts("counting", 100))
+    assert all(numbers[number] >= 8 for number in range(1, 6)), numbers
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"'test'.*held-out"):
+        sample_scene(0, 0, "test")
+    with pytest.raises(ValueError, match=r"'juggling'.*counting"):
+        sample_scene(0, 0, skill="juggling")
+    with pytest.raises(ValueError, match=r"200 distinct.*single_object"):
+        held_out_prompts("single_object", 200)
+
+
+def test_universal_claims_leave_no_exception() -> None:
+    for index in range(100):
+        sample = sample_scene(4, index, skill="universality")
+        every = next(claim for claim in sample.claims if isinstance(claim, Every))
+        assert all(every.quality.matches(thing) for thing in every.kind.among(sample.scene))

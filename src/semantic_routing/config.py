@@ -22,15 +22,11 @@ from .data.sources import FolderSource, HuggingFaceSource, ScenesSource
 from .flow import Prediction
 from .fusion import STRATEGIES
 from .models.timestep import TIMESTEP_CONDITIONINGS
+from .resources import resource
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 SourceChoice = Annotated[ScenesSource | FolderSource | HuggingFaceSource, Field(discriminator="source")]
-
-CONFIG_FOLDERS = (
-    Path(__file__).parent / "configs",  # installed as a wheel
-    Path(__file__).parents[2] / "configs",  # a clone
-)
 
 
 class Section(BaseModel):
@@ -77,6 +73,8 @@ class TextConfig(Section):
     chat_template: bool = Field(False, description="wrap captions as a user's message in the tokenizer's template")
     max_length: PositiveInt = Field(512, description="tokens, instruction included, after which captions are cut")
     dtype: Dtype = "float32"
+    num_hidden_layers: PositiveInt | None = Field(None, description="layers the model must have; None asks the model")
+    hidden_size: PositiveInt | None = Field(None, description="channels the model must have; None asks the model")
 
 
 class VAEConfig(Section):
@@ -85,6 +83,8 @@ class VAEConfig(Section):
     model: str = Field(description="folder or hub name of an AutoencoderKL")
     subfolder: str | None = None
     dtype: Dtype = "float32"
+    latent_channels: PositiveInt | None = Field(None, description="channels it must have; None asks the model")
+    downsampling: PositiveInt | None = Field(None, description="pixels a latent pixel; None asks the model")
 
 
 class DataConfig(Section):
@@ -179,16 +179,12 @@ def _one_of(value: str, known: dict[str, Any]) -> str:
 
 def find_config(name: str) -> Path:
     """A config file by path, or a preset by name such as `scenes/depth-wise`."""
-    candidates = [Path(name), *(folder / f"{name}.yaml" for folder in CONFIG_FOLDERS)]
-    for path in candidates:
+    presets_folder = resource("configs")
+    for path in (Path(name), presets_folder / f"{name}.yaml"):
         if path.is_file():
             return path
-    presets = sorted(
-        str(path.relative_to(folder).with_suffix(""))
-        for folder in CONFIG_FOLDERS
-        for path in folder.rglob("*.yaml")
-        if path.stem != "base"
-    )
+    files = (path for path in presets_folder.rglob("*.yaml") if path.stem != "base")
+    presets = sorted(str(path.relative_to(presets_folder).with_suffix("")) for path in files)
     raise ValueError(f"There is no config file {name!r} and no preset of that name; presets: {', '.join(presets)}.")
 
 

@@ -1,5 +1,6 @@
 """Flow matching along straight lines: x_σ = (1 − σ) · data + σ · noise, whose velocity is noise − data."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -18,26 +19,19 @@ SIGMA_MIN = 0.05
 
 
 def sample_timesteps(
-    batch: int,
-    mean: float = 0.0,
-    std: float = 1.0,
-    shift: float = 1.0,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
+    generators: Sequence[torch.Generator], mean: float = 0.0, std: float = 1.0, shift: float = 1.0
 ) -> Float[Tensor, " batch"]:
-    """Draws logit-normal timesteps in (0, 1000), float32; 1000 is noise.
+    """Draws logit-normal timesteps in (0, 1000), float32 on the CPU; 1000 is noise.
 
     Args:
-        batch: how many.
+        generators: one an example.
         mean: of logit(σ); above 0 trains noisier pictures more.
         std: of logit(σ).
         shift: the scheduler's shift s, σ ↦ sσ / (1 + (s − 1)σ); above 1 for large latents.
-        generator: on the CPU, so that the draw does not depend on the device.
-        device: where the result goes.
     """
-    sigma = torch.sigmoid(mean + std * torch.randn(batch, generator=generator))
-    sigma = shift * sigma / (1 + (shift - 1) * sigma)
-    return (NUM_TRAIN_TIMESTEPS * sigma).to(device)
+    normal = torch.stack([torch.randn((), generator=generator) for generator in generators])
+    sigma = torch.sigmoid(mean + std * normal)
+    return NUM_TRAIN_TIMESTEPS * shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def expand_sigma(timestep: Float[Tensor, " batch"], like: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

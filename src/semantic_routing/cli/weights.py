@@ -1,0 +1,19 @@
+"""`sroute weights`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    pipeline: Annotated[
+        str | None, typer.Argument(help="Pipeline folder or hub name; default: the demo model.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for weights.png and weights.csv.")] = Path("weights"),
+) -> None:
+    """Draw which language-model layers each block listens to, and over time where that varies."""
+    from ..analysis.weights import draw_weights
+
+    for path in draw_weights(pipeline, out):
+        typer.echo(f"Wrote {path}")

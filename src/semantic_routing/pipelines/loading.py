@@ -1,0 +1,25 @@
+"""Opens a saved pipeline, or the demo model."""
+
+import torch
+
+from ..resources import resource
+from .semantic_routing import SemanticRoutingPipeline
+
+
+def load_pipeline(
+    name: str | None = None, dtype: str = "float32", device: str | None = None
+) -> SemanticRoutingPipeline:
+    """Opens a pipeline by folder or hub name; None is the demo model that comes with the project.
+
+    Args:
+        name: folder or hub name.
+        dtype: of the weights.
+        device: default: cuda where there is one.
+
+    Raises:
+        ValueError: the folder holds no pipeline.
+        OSError: there is no such folder or hub name.
+    """
+    path = str(resource("demo")) if name is None else name
+    pipeline = SemanticRoutingPipeline.from_pretrained(path, torch_dtype=getattr(torch, dtype))
+    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,107 @@
+"""From a config to the things it names."""
+
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from transformers import AutoConfig
+
+from ..config import Config, TextConfig, VAEConfig
+from ..fusion import STRATEGIES
+from ..models import SemanticRoutingTransformer2DModel
+from ..models.latents import LatentCodec
+from ..pipelines import SemanticRoutingPipeline
+from ..text import TextEncoder, load_language_model, load_tokenizer, resolve_layers
+from ..text.loading import resolve_model
+
+
+class Sizes(NamedTuple):
+    """What the transformer must fit to."""
+
+    layers: list[int]
+    text_channels: int
+    latent_channels: int
+    downsampling: int
+
+
+def resolve_sizes(config: Config) -> Sizes:
+    """Asks the config, or else the configurations of text encoder and VAE, without loading weights.
+
+    Of the layers only those remain to which the strategy can give any weight.
+    """
+    num_layers, channels = _text_sizes(config.text)
+    layers = resolve_layers(config.text.layers, num_layers)
+    layers = [layers[index] for index in STRATEGIES[config.model.strategy].layers_read(len(layers))]
+    sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
+    unit = sizes.downsampling * config.model.patch_size
+    if config.data.image_size % unit:
+        raise ValueError(f"data.image_size {config.data.image_size} is not a multiple of {unit}, a patch's pixels.")
+    return sizes
+
+
+def _text_sizes(config: TextConfig) -> tuple[int, int]:
+    if config.num_hidden_layers is not None and config.hidden_size is not None:
+        return config.num_hidden_layers, config.hidden_size
+    text = AutoConfig.from_pretrained(resolve_model(config.model)).get_text_config()
+    return text.num_hidden_layers, text.hidden_size
+
+
+def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
+    if config is None:
+        return 3, 1
+    if config.latent_channels is not None and config.downsampling is not None:
+        return config.latent_channels, config.downsampling
+    options = {} if config.subfolder is None else {"subfolder": config.subfolder}
+    vae = AutoencoderKL.load_config(config.model, **options)
+    return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def build_transformer(config: Config, sizes: Sizes) -> SemanticRoutingTransformer2DModel:
+    """A freshly initialised diffusion transformer."""
+    return SemanticRoutingTransformer2DModel(
+        **config.model.model_dump(),
+        num_text_layers=len(sizes.layers),
+        text_channels=sizes.text_channels,
+        in_channels=sizes.latent_channels,
+        sample_size=config.data.image_size // sizes.downsampling,
+    )
+
+
+def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> TextEncoder:
+    """The frozen language model and its tokenizer."""
+    text = config.text
+    model = load_language_model(text.model, getattr(torch, text.dtype)).to(device)
+    seen = (model.config.num_hidden_layers, model.config.hidden_size)
+    wanted = (text.num_hidden_layers or seen[0], text.hidden_size or seen[1])
+    if seen != wanted:
+        raise ValueError(f"Text encoder {text.model} has {seen} layers and channels; the config says {wanted}.")
+    return TextEncoder(
+        model, load_tokenizer(text.model), sizes.layers, text.instruction, text.chat_template, text.max_length
+    )
+
+
+def build_codec(config: Config, device: torch.device) -> LatentCodec:
+    """The frozen autoencoder, or none."""
+    if config.vae is None:
+        return LatentCodec()
+    options: dict[str, Any] = {} if config.vae.subfolder is None else {"subfolder": config.vae.subfolder}
+    vae = AutoencoderKL.from_pretrained(config.vae.model, torch_dtype=getattr(torch, config.vae.dtype), **options)
+    return LatentCodec(vae.to(device).eval().requires_grad_(False))
+
+
+def build_pipeline(
+    config: Config, transformer: SemanticRoutingTransformer2DModel, encoder: TextEncoder, codec: LatentCodec
+) -> SemanticRoutingPipeline:
+    """The pipeline that samples from what is being trained."""
+    return SemanticRoutingPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=config.flow.shift),
+        text_encoder=encoder.model,
+        tokenizer=encoder.tokenizer,
+        vae=codec.vae,
+        text_model=config.text.model,
+        text_layers=encoder.layers,
+        instruction=encoder.instruction,
+        chat_template=encoder.chat_template,
+        max_length=encoder.max_length,
+    )

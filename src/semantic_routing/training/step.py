@@ -1,0 +1,48 @@
+"""One training step: a batch in, its loss out. There is no other."""
+
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from torch import Tensor
+
+from ..config import FlowConfig
+from ..data import Batch
+from ..flow import Prediction, flow_matching_loss, interpolate, sample_timesteps
+from ..models.latents import LatentCodec
+from ..text import TextEncoder
+
+
+def batch_loss(
+    transformer: Any,
+    batch: Batch,
+    encoder: TextEncoder,
+    codec: LatentCodec,
+    flow: FlowConfig,
+    prediction: Prediction,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Float[Tensor, " batch"]:
+    """The flow-matching loss of each example.
+
+    Noise, timestep and latent of an example depend on its own seed alone, not on the batch, the number of processes or
+    the device.
+
+    Args:
+        transformer: the diffusion transformer, perhaps wrapped for distributed training.
+        batch: images and captions.
+        encoder: makes hidden states of captions.
+        codec: makes latents of images.
+        flow: how timesteps are drawn.
+        prediction: what the transformer's output means.
+        device: where to compute.
+        dtype: that the transformer computes in.
+    """
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in batch.noise_seeds]
+    latents = codec.encode(batch.images.to(device), generators)
+    text = encoder(batch.captions).to(device, dtype)
+    timestep = sample_timesteps(generators, flow.timestep_mean, flow.timestep_std, flow.shift).to(device)
+    noise = randn_tensor(latents.shape, generators, device)
+    output = transformer(interpolate(latents, noise, timestep), timestep, *text).sample
+    return flow_matching_loss(output, latents, noise, timestep, prediction)

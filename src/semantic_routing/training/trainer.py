@@ -1,0 +1,293 @@
+"""The training loop, on `accelerate`: one CPU, one GPU, DDP or FSDP2 by accelerate's own configuration."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from diffusers.utils import make_image_grid
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..config import Config
+from ..data import Batch, ExampleStream, collate
+from ..data.stream import NumberSampler
+from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
+from .checkpoint import check_architecture, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from .progress import Progress
+from .run import Metrics, prepare_run
+from .step import batch_loss
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number."""
+
+
+def train(config: Config, resume: str | None = None) -> Path:
+    """Trains, and returns the run's last checkpoint.
+
+    Args:
+        config: the run.
+        resume: "latest" or a checkpoint's folder; the continuation is the one that an uninterrupted run would have had.
+
+    Raises:
+        ValueError: the config cannot be run; raised before any work.
+        NonFiniteLossError: the loss became infinite or not a number.
+    """
+    return Trainer(config, resume).run()
+
+
+class Trainer:
+    """A run in progress.
+
+    Args:
+        config: the run.
+        resume: see `train`.
+    """
+
+    def __init__(self, config: Config, resume: str | None = None) -> None:
+        self.config = config
+        options = config.training
+        self.accelerator = Accelerator(
+            mixed_precision=options.mixed_precision,
+            gradient_accumulation_steps=options.gradient_accumulation,
+            log_with=options.trackers or None,
+            project_dir=str(options.output),
+        )
+        self.micro_batch = self._micro_batch()
+        sizes = resolve_sizes(config)
+        checkpoint = None if resume is None else find_checkpoint(options.output, resume)
+        torch.manual_seed(options.seed)
+        self.transformer = build_transformer(config, sizes)
+        if checkpoint is not None:
+            check_architecture(checkpoint, self.transformer)
+        source = config.data.source.open(config.data.image_size, options.seed)
+        self.source_length = source.length
+        data = config.data
+        self.stream = ExampleStream(
+            source, data.image_size, options.seed, data.caption_dropout, data.random_crop, data.horizontal_flip
+        )
+        device = self.accelerator.device
+        self.encoder = build_prompt_encoder(config, sizes, device)
+        self.codec = build_codec(config, device)
+        self.pipeline = build_pipeline(config, self.transformer, self.encoder, self.codec)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._prepare_model()
+        self.step = 0 if checkpoint is None else load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
+        self.schedule.last_epoch = self.step
+        self.broken: set[str] = set()
+        self.stop = False
+        # Written last: whatever is wrong with the config has been said by now.
+        if self.accelerator.is_main_process:
+            prepare_run(config, resume)
+            self.metrics = Metrics(options.output, self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _micro_batch(self) -> int:
+        options = self.config.training
+        parts = self.accelerator.num_processes * options.gradient_accumulation
+        if options.batch_size % parts:
+            raise ValueError(
+                f"training.batch_size {options.batch_size} cannot be shared by {self.accelerator.num_processes} "
+                f"processes x {options.gradient_accumulation} accumulation steps."
+            )
+        return options.batch_size // parts
+
+    def _prepare_model(self) -> None:
+        """Wraps the model for the machine, then makes what holds on to its parameters."""
+        options, optimizer = self.config.training, self.config.optimizer
+        if options.gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        if options.compile:
+            self.transformer.compile_repeated_blocks()
+        self.model = self.accelerator.prepare(self.transformer)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=optimizer.learning_rate,
+            betas=optimizer.betas,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self.schedule = get_scheduler(
+            optimizer.schedule,
+            self.optimizer,
+            num_warmup_steps=optimizer.warmup_steps,
+            num_training_steps=options.steps,
+        )
+        self.prepared_optimizer = self.accelerator.prepare(self.optimizer)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.ema = EMAModel(trained, decay=options.ema_decay)
+
+    def run(self) -> Path:
+        """Runs to the last step, or until a signal asks to stop, and leaves a checkpoint either way."""
+        options = self.config.training
+        self.accelerator.init_trackers("semantic-routing", config={"config": self.config.to_yaml()})
+        checkpoint = None
+        with self._stop_on_signal(), Progress(self.step, options.steps, self.accelerator.is_main_process) as progress:
+            batches = self._batches()
+            while self.step < options.steps and not self._asked_to_stop():
+                started = time.perf_counter()
+                loss, grad_norm = self._optimizer_step(batches)
+                self.step += 1
+                rate = options.batch_size / (time.perf_counter() - started)
+                progress.update(self.step, loss, rate)
+                if self.step % options.log_every == 0 or self.step == options.steps:
+                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate)
+                every = self.config.validation.every
+                if every and self.step % every == 0:
+                    self._sample_images()
+                if self.step % options.checkpoint_every == 0:
+                    checkpoint = self._save()
+        if checkpoint is None or self.step % options.checkpoint_every:
+            checkpoint = self._save()
+        self.accelerator.end_training()
+        if self.broken:
+            logger.warning("%d broken examples were skipped: %s", len(self.broken), "; ".join(sorted(self.broken)[:20]))
+        return checkpoint
+
+    def _batches(self) -> Iterator[Batch]:
+        first = self.step * self.config.training.gradient_accumulation
+        accelerator = self.accelerator
+        loader: DataLoader[Batch] = DataLoader(
+            self.stream,
+            batch_size=self.micro_batch,
+            sampler=NumberSampler(first, self.micro_batch, accelerator.process_index, accelerator.num_processes),
+            num_workers=self.config.data.num_workers,
+            collate_fn=collate,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+        return iter(loader)
+
+    def _optimizer_step(self, batches: Iterator[Batch]) -> tuple[float, float]:
+        """One step of the optimizer over all accumulated micro-batches; returns loss and gradient norm."""
+        losses = []
+        grad_norm: Any = 0.0
+        for _ in range(self.config.training.gradient_accumulation):
+            batch = next(batches)
+            self._count_broken(batch.skipped)
+            with self.accelerator.accumulate(self.model):
+                loss = self._loss(batch)
+                losses.append(self._checked(loss))
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    limit = self.config.optimizer.max_grad_norm
+                    grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+                self.prepared_optimizer.step()
+                self.prepared_optimizer.zero_grad()
+        self.schedule.step()
+        self.ema.step([parameter for parameter in self.model.parameters() if parameter.requires_grad])
+        return sum(losses) / len(losses), float(grad_norm)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        dtype = torch.bfloat16 if self.config.training.mixed_precision == "bf16" else torch.float32
+        model = self.config.model
+        with self.accelerator.autocast():
+            losses = batch_loss(
+                self.model,
+                batch,
+                self.encoder,
+                self.codec,
+                self.config.flow,
+                model.prediction,
+                self.accelerator.device,
+                dtype,
+            )
+        return losses.mean()
+
+    def _checked(self, loss: Tensor) -> float:
+        """The loss over all processes, which must be finite before anything is learned from it."""
+        mean = float(self.accelerator.gather(loss.detach()).mean())
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            good = list_checkpoints(self.config.training.output)
+            last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
+            raise NonFiniteLossError(f"The loss is {mean} at step {self.step + 1}; {last}.")
+        return mean
+
+    def _count_broken(self, names: list[str]) -> None:
+        for name in names:
+            if name not in self.broken:
+                logger.warning("Skipped a broken example: %s", name)
+        self.broken.update(names)
+        limit = self.config.data.max_broken
+        if self.source_length is not None and len(self.broken) > limit * self.source_length:
+            raise ValueError(
+                f"{len(self.broken)} of {self.source_length} examples are broken, more than data.max_broken "
+                f"{limit:.2%}: {'; '.join(sorted(self.broken)[:5])}"
+            )
+
+    def _log(self, **values: float) -> None:
+        values["learning_rate"] = self.schedule.get_last_lr()[0]
+        if self.accelerator.is_main_process:
+            self.metrics.write(step=self.step, **values)
+        self.accelerator.log(values, step=self.step)
+
+    def _sample_images(self) -> None:
+        """Sample images of the validation prompts with the averaged weights, as one grid."""
+        options = self.config.validation
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        with self.accelerator.autocast():
+            images = self.pipeline(
+                options.prompts,
+                num_inference_steps=options.num_inference_steps,
+                guidance_scale=options.guidance_scale,
+                generator=[torch.Generator().manual_seed(options.seed + i) for i in range(len(options.prompts))],
+                return_dict=False,
+            )[0]
+        self.ema.restore(parameters)
+        if self.accelerator.is_main_process:
+            columns = min(len(images), 8)
+            blank = images[0].copy()
+            blank.paste("white", (0, 0, *blank.size))
+            images += [blank] * (-len(images) % columns)
+            grid = make_image_grid(images, rows=len(images) // columns, cols=columns)
+            grid.save(self.config.training.output / "samples" / f"step-{self.step:08d}.png")
+
+    def _save(self) -> Path:
+        checkpoint = save_checkpoint(
+            run=self.config.training.output,
+            step=self.step,
+            model=self.model,
+            optimizer=self.optimizer,
+            ema=self.ema,
+            transformer=self.transformer,
+            is_main=self.accelerator.is_main_process,
+            keep=self.config.training.keep_checkpoints,
+        )
+        self.accelerator.wait_for_everyone()
+        return checkpoint
+
+    @contextmanager
+    def _stop_on_signal(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the current step; a second one ends it at once."""
+
+        def ask_to_stop(number: int, frame: Any) -> None:
+            self.stop = True
+            signal.signal(number, previous[number])
+
+        previous: dict[int, Any] = {
+            number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process got a signal: all must leave at the same step."""
+        if self.accelerator.num_processes == 1:
+            return self.stop
+        if self.stop:
+            self.accelerator.set_trigger()
+        return bool(self.accelerator.check_trigger())

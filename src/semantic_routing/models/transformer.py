@@ -167,10 +167,23 @@ class SemanticRoutingTransformer2DModel(
                 module.reset_parameters()
         nn.init.zeros_(self.proj_out.weight)
 
+    @property
+    def text_depends_on_time(self) -> bool:
+        """Whether `text_context` must be computed anew in each sampling step."""
+        return self.router.depends_on_time
+
+    def prepare_text(
+        self,
+        hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
+        mask: Bool[Tensor, "batch text_tokens"] | None = None,
+    ) -> PreparedText:
+        """What depends on the prompts alone; see `SemanticRouter.prepare`."""
+        return self.router.prepare(hidden_states, mask)
+
     def text_context(self, prepared: PreparedText, timestep: Float[Tensor, " _"], cache: bool = False) -> TextContext:
         """What all blocks read of the prompts at `timestep` (one a row, or one for all rows).
 
-        Without time dependence (`router.depends_on_time`) any timestep gives the same, so that a sampler calls this
+        Without time dependence (`text_depends_on_time`) any timestep gives the same, so that a sampler calls this
         once a prompt; with `cache` the result goes down to keys and values and leaves no text work to the step.
         """
         contexts = self.context_embedder(self.router(prepared, timestep))
@@ -206,7 +219,7 @@ class SemanticRoutingTransformer2DModel(
         if text_context is None:
             if encoder_hidden_states is None:
                 raise ValueError("Pass either encoder_hidden_states or text_context; both are None.")
-            prepared = self.router.prepare(encoder_hidden_states, encoder_attention_mask)
+            prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
             text_context = self.text_context(prepared, timestep)
 
         x = self.patch_embed(hidden_states)

@@ -154,14 +154,14 @@ class SemanticRoutingPipeline(DiffusionPipeline):
 
         text = self.prompt_encoder((negatives if guided else []) + prompts)
         text = _repeat(text.to(device, self.transformer.dtype), num_images_per_prompt)
-        prepared = self.transformer.router.prepare(*text)
+        prepared = self.transformer.prepare_text(*text)
         latents = self._prepare_latents(shape, latents, generator, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         context: TextContext | None = None
 
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
-                if context is None or self.transformer.router.depends_on_time:
+                if context is None or self.transformer.text_depends_on_time:
                     gate_time = timestep[None] if timestep_map is None else timestep_map(timestep[None])
                     context = self.transformer.text_context(prepared, gate_time, cache=True)
                 noisy = torch.cat([latents, latents]) if guided else latents

@@ -130,6 +130,7 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     compile: bool = Field(False, description="torch.compile the repeated block")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="0 follows the weights themselves")
+    max_minutes: PositiveFloat | None = Field(None, description="stop with a checkpoint after this long")
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 1000
     keep_checkpoints: PositiveInt = 2

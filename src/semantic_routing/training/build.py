@@ -90,14 +90,18 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
 
 
 def build_pipeline(
-    config: Config, transformer: SemanticRoutingTransformer2DModel, encoder: TextEncoder, codec: LatentCodec
+    config: Config,
+    transformer: SemanticRoutingTransformer2DModel,
+    encoder: TextEncoder,
+    codec: LatentCodec,
+    named: bool = False,
 ) -> SemanticRoutingPipeline:
-    """The pipeline that samples from what is being trained."""
+    """The pipeline that samples from the transformer; `named` keeps the text encoder's name in place of a copy."""
     return SemanticRoutingPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.flow.shift),
-        text_encoder=encoder.model,
-        tokenizer=encoder.tokenizer,
+        text_encoder=None if named else encoder.model,
+        tokenizer=None if named else encoder.tokenizer,
         vae=codec.vae,
         text_model=config.text.model,
         text_layers=encoder.layers,

@@ -93,7 +93,7 @@ def save_checkpoint(
     All processes take part in gathering what is sharded; one writes, under a temporary name until all of it is there.
     """
     weights = get_model_state_dict(model, options=FULL_ON_CPU)
-    moments = get_optimizer_state_dict(model, optimizer, options=FULL_ON_CPU)
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=FULL_ON_CPU)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     averages = {name: _gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
     final = run / f"checkpoint-{step:08d}"
@@ -103,7 +103,8 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _save(weights, partial / "model.safetensors")
-    _save({_bare(name): value for name, value in averages.items()}, partial / "ema.safetensors")
+    # What is not averaged (buffers) comes along, so that either file is a whole model.
+    _save(weights | {_bare(name): value for name, value in averages.items()}, partial / "ema.safetensors")
     tensors = {
         f"{name}/{key}": torch.as_tensor(value)
         for name, state in moments["state"].items()
@@ -127,7 +128,8 @@ def save_checkpoint(
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel) -> int:
     """Restores everything in place and returns the step."""
     state = read_state(checkpoint)
-    set_model_state_dict(model, load_file(checkpoint / "model.safetensors"), options=FULL_ON_CPU)
+    weights: dict[str, Any] = load_file(checkpoint / "model.safetensors")
+    set_model_state_dict(model, weights, options=FULL_ON_CPU)
     moments: dict[str, dict[str, Tensor]] = {}
     for path, value in load_file(checkpoint / "optimizer.safetensors").items():
         name, _, key = path.rpartition("/")

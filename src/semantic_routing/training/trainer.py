@@ -86,6 +86,7 @@ class Trainer:
         self.schedule.last_epoch = self.step
         self.broken: set[str] = set()
         self.stop = False
+        self.deadline = time.perf_counter() + 60 * (options.max_minutes or float("inf"))
         # Written last: whatever is wrong with the config has been said by now.
         if self.accelerator.is_main_process:
             prepare_run(config, resume)
@@ -285,9 +286,10 @@ class Trainer:
                 signal.signal(number, handler)
 
     def _asked_to_stop(self) -> bool:
-        """Whether any process got a signal: all must leave at the same step."""
+        """Whether any process got a signal or ran out of time: all must leave at the same step."""
+        stop = self.stop or time.perf_counter() > self.deadline
         if self.accelerator.num_processes == 1:
-            return self.stop
-        if self.stop:
+            return stop
+        if stop:
             self.accelerator.set_trigger()
         return bool(self.accelerator.check_trigger())

@@ -1,0 +1,83 @@
+"""The first ten minutes: train a small routed model, sample from it and from the demo model, and look inside."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .analysis.weights import draw_weights
+from .config import load_config
+from .page import Page
+from .pipelines.generate import generate_files
+from .training import train
+from .training.checkpoint import list_checkpoints
+from .training.export import export_pipeline
+from .training.run import read_metrics
+
+PRESET = "scenes/quickstart"
+IMAGES_PER_PROMPT = 4
+
+
+def quickstart(out: Path, minutes: float) -> Path:
+    """Trains (or goes on training) for at most `minutes`, and writes `index.html` in `out`; returns its path."""
+    run = out / "run"
+    config = load_config(PRESET, [f"training.output={run}", f"training.max_minutes={minutes}"])
+    checkpoint = train(config, "latest" if list_checkpoints(run) else None)
+    trained = out / "pipeline"
+    shutil.rmtree(trained, ignore_errors=True)
+    export_pipeline(checkpoint, trained, with_text_encoder=False)
+
+    page = Page("Semantic routing: quickstart")
+    page.text(
+        "A diffusion transformer was trained on this machine to draw scenes from sentences. Each of its blocks reads "
+        "all layers of the language model MiniLM and learns which of them to listen to."
+    )
+    prompts = config.validation.prompts
+    _grid(page, "Your model", str(trained), prompts, out / "trained", f"After {_steps(run)} steps.")
+    _grid(
+        page,
+        "The demo model",
+        None,
+        prompts,
+        out / "demo",
+        "The same prompts and noise; this model trained for longer.",
+    )
+    for title, pipeline, folder in (("Your model", str(trained), "trained"), ("The demo model", None, "demo")):
+        page.heading(f"Which layers each block listens to: {title.lower()}")
+        for path in draw_weights(pipeline, out / folder):
+            if path.suffix == ".png":
+                page.image(path, "Fusion weights, blocks by language-model layers. Training starts from equal weights.")
+    page.heading("Training")
+    page.image(_draw_loss(run, out / "loss.png"), "Flow-matching loss against optimizer steps.")
+    page.heading("Next")
+    page.code(
+        f'sroute generate "a red circle above a blue star"\n'
+        f'sroute generate "a red circle above a blue star" --pipeline {trained}\n'
+        "sroute train scenes/joint --dry-run"
+    )
+    return page.write(out / "index.html")
+
+
+def _steps(run: Path) -> int:
+    return int(read_metrics(run / "metrics.jsonl")[-1]["step"])
+
+
+def _grid(page: Page, title: str, pipeline: str | None, prompts: Sequence[str], folder: Path, remark: str) -> None:
+    """Samples each prompt and puts a row of images under its own words."""
+    shutil.rmtree(folder, ignore_errors=True)
+    generate_files(prompts, folder, pipeline, images_per_prompt=IMAGES_PER_PROMPT, steps=30)
+    page.heading(title)
+    rows = "; ".join(f"row {row}: {prompt}" for row, prompt in enumerate(prompts, 1))
+    page.image(folder / "grid.png", f"{remark} {rows}.", width=128 * IMAGES_PER_PROMPT)
+
+
+def _draw_loss(run: Path, path: Path) -> Path:
+    """The training curve."""
+    lines = read_metrics(run / "metrics.jsonl")
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="#0072B2", linewidth=1)
+    axes.set(xlabel="optimizer steps", ylabel="loss", yscale="log")
+    figure.savefig(path, dpi=150)
+    return path

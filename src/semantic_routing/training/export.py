@@ -1,0 +1,54 @@
+"""From a training checkpoint to a pipeline folder."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+
+from ..config import load_config
+from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
+from .checkpoint import check_architecture, find_checkpoint
+
+WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+
+
+def export_pipeline(
+    checkpoint: Path,
+    out: Path,
+    weights: Literal["ema", "raw"] = "ema",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    with_text_encoder: bool = True,
+) -> Path:
+    """Writes the pipeline of a checkpoint, whole or not at all, and returns its folder.
+
+    Args:
+        checkpoint: a checkpoint's folder, or a run's for its latest.
+        out: the pipeline's folder, which must not exist.
+        weights: the averaged ones, or those of the last step.
+        dtype: of the transformer's weights.
+        with_text_encoder: copy the text encoder, or store its name, under which it is loaded again.
+
+    Raises:
+        ValueError: there is no checkpoint, or `out` exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already; name a new folder.")
+    if (checkpoint / "config.yaml").is_file():
+        checkpoint = find_checkpoint(checkpoint, "latest")
+    checkpoint = find_checkpoint(checkpoint.parent, checkpoint.name)
+    config = load_config(str(checkpoint.parent / "config.yaml"))
+    sizes = resolve_sizes(config)
+    transformer = build_transformer(config, sizes)
+    check_architecture(checkpoint, transformer)
+    transformer.load_state_dict(load_file(checkpoint / WEIGHT_FILES[weights]))
+    transformer = transformer.to(getattr(torch, dtype)).eval()
+    cpu = torch.device("cpu")
+    encoder = build_prompt_encoder(config, sizes, cpu)
+    pipeline = build_pipeline(config, transformer, encoder, build_codec(config, cpu), named=not with_text_encoder)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    partial.rename(out)
+    return out

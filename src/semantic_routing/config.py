@@ -126,7 +126,9 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = Field(description="examples an optimizer step, over all processes and accumulation")
     gradient_accumulation: PositiveInt = 1
     seed: NonNegativeInt = 0
-    mixed_precision: Literal["no", "bf16"] = "no"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="that the transformer computes in; its weights and the loss stay float32"
+    )
     gradient_checkpointing: bool = False
     compile: bool = Field(False, description="torch.compile the repeated block")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="0 follows the weights themselves")

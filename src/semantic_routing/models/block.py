@@ -65,6 +65,10 @@ class RoutedBlock(nn.Module):
             RMSNorm(channels, norm_eps) if sandwich_norm else nn.Identity() for _ in range(3)
         )
 
+    def key_value(self, context: Float[Tensor, "batch text_tokens text_channels"]) -> KeyValue:
+        """Keys and values of the block's context, for `forward` to use in every step."""
+        return self.cross_attention.key_value(context)
+
     def forward(
         self,
         x: Float[Tensor, "batch tokens channels"],

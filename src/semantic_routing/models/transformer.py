@@ -190,7 +190,7 @@ class SemanticRoutingTransformer2DModel(
         per_block: list[Any] = list(contexts.expand(len(self.blocks), -1, -1, -1))
         if cache:
             blocks = cast(list[RoutedBlock], self.blocks)
-            per_block = [b.cross_attention.key_value(context) for b, context in zip(blocks, per_block, strict=True)]
+            per_block = [block.key_value(context) for block, context in zip(blocks, per_block, strict=True)]
         return TextContext(per_block, None if prepared.mask is None else prepared.mask[:, None, None])
 
     @apply_lora_scale("attention_kwargs")

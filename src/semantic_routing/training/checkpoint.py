@@ -12,6 +12,7 @@ There is no random state to keep: all randomness is a function of the seed and a
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,5 +162,5 @@ def _scatter(whole: Tensor, target: Tensor) -> None:
     target.copy_(whole)
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def _save(tensors: Mapping[str, Any], path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)

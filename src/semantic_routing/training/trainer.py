@@ -14,6 +14,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
 from ..config import Config
@@ -58,7 +59,7 @@ class Trainer:
         self.config = config
         options = config.training
         self.accelerator = Accelerator(
-            mixed_precision=options.mixed_precision,
+            mixed_precision="bf16" if options.precision == "bfloat16" else "no",
             gradient_accumulation_steps=options.gradient_accumulation,
             log_with=options.trackers or None,
             project_dir=str(options.output),
@@ -111,6 +112,11 @@ class Trainer:
         if options.compile:
             self.transformer.compile_repeated_blocks()
         self.model = self.accelerator.prepare(self.transformer)
+        for module in self.model.modules():
+            # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
+            for method in ("text_context", "key_value"):
+                if isinstance(module, FSDPModule) and hasattr(module, method):
+                    register_fsdp_forward_method(module, method)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optimizer.learning_rate,
@@ -189,7 +195,7 @@ class Trainer:
         return sum(losses) / len(losses), float(grad_norm)
 
     def _loss(self, batch: Batch) -> Tensor:
-        dtype = torch.bfloat16 if self.config.training.mixed_precision == "bf16" else torch.float32
+        dtype = getattr(torch, self.config.training.precision)
         model = self.config.model
         with self.accelerator.autocast():
             losses = batch_loss(

@@ -1,0 +1,79 @@
+"""What a run would be and cost, without running it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..config import Config
+from ..models.flops import count_forward, count_parameters
+from .build import Sizes, build_transformer, resolve_sizes
+
+# Backward computes the gradients of a product's two factors: twice the work of forward.
+BACKWARD = 2
+
+
+def describe(config: Config) -> str:
+    """The resolved config, then parameters, FLOPs an image and memory; needs no weights and no GPU."""
+    sizes = resolve_sizes(config)
+    with torch.device("meta"):
+        transformer = build_transformer(config, sizes)
+    parameters = count_parameters(transformer)
+    latent_size, tokens = config.data.image_size // sizes.downsampling, config.text.max_length
+    flops = count_forward(transformer, 1, latent_size, tokens)
+    lines = [config.to_yaml(), f"Language-model layers read: {sizes.layers}", "", "Parameters"]
+    lines += [f"  {name:28} {count / 1e6:12.3f} M" for name, count in _with_total(parameters)]
+    lines += [
+        "",
+        f"FLOPs of a training image with {tokens} text tokens (forward and backward; text encoder and VAE apart)",
+    ]
+    lines += [f"  {name:28} {count * (1 + BACKWARD) / 1e9:12.3f} G" for name, count in _with_total(flops)]
+    memory = _memory(config, sizes, sum(parameters.values()))
+    lines += ["", f"Memory of the transformer in training, {config.training.batch_size} images at once in one process"]
+    lines += [f"  {name:28} {count / 2**30:12.3f} GiB" for name, count in _with_total(memory)]
+    return "\n".join(lines)
+
+
+def _with_total(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return [*counts.items(), ("total", sum(counts.values()))]
+
+
+def _memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:
+    """Bytes: weights, gradients, AdamW's two moments and the average are float32; activations are measured."""
+    images = config.training.batch_size // config.training.gradient_accumulation
+    return {
+        "weights": 4 * parameters,
+        "gradients": 4 * parameters,
+        "AdamW's moments": 8 * parameters,
+        "moving average": 4 * parameters,
+        "activations": images * _saved_for_backward(config, sizes),
+    }
+
+
+def _saved_for_backward(config: Config, sizes: Sizes) -> int:
+    """Bytes that a forward pass keeps for the backward pass of one image, read off a pass over tensors without data."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FakeTensorMode():
+        transformer: Any = build_transformer(config, sizes)
+        if config.training.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        weights = {parameter.untyped_storage()._cdata for parameter in transformer.parameters()}
+        side = config.data.image_size // sizes.downsampling
+        latents = torch.empty(1, sizes.latent_channels, side, side)
+        text = torch.empty(1, len(sizes.layers), config.text.max_length, sizes.text_channels)
+        half = config.training.precision == "bfloat16"
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=half),
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        ):
+            # The output holds the graph, and with it every storage, until all are counted.
+            output = transformer(latents, torch.empty(1), text.bfloat16() if half else text).sample
+    del output
+    return sum(size for storage, size in kept.items() if storage not in weights)

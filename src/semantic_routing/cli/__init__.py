@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from . import export, generate, quickstart, train, weights
+from . import evaluate, export, generate, quickstart, train, weights
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +17,8 @@ app = typer.Typer(
     help="Train, sample and look into diffusion transformers that read all layers of a language model.",
 )
 for module in (quickstart, train, export, generate, weights):
-    app.command()(module.command)
+    app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def main() -> None:

@@ -1,0 +1,242 @@
+"""What a benchmark comes to: measures over prompts with intervals, what is missing, and the files that say so."""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from .bootstrap import estimate
+from .files import write_text
+
+FORMAT = "semantic-routing-evaluation/1"
+MAX_MISSING = 0.01
+"""A result with a larger share of its images missing is incomplete."""
+OVERALL = "overall"
+NAMES_SHOWN = 5
+PACKAGES = ("semantic-routing", "torch", "diffusers", "transformers", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The plain mean over `groups` of each group's mean over its prompts.
+
+    `name` is the row of the table, `part` its column.
+    """
+
+    name: str
+    groups: tuple[tuple[str, ...], ...]
+    """Keys of values; a single group makes the measure a mean over prompts."""
+    part: str = "all"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measure's outcome. `score` is None where a group has no value, or where the result is incomplete."""
+
+    name: str
+    part: str
+    score: float | None
+    low: float | None
+    high: float | None
+    prompts: int
+    images: int
+
+
+@dataclass
+class Tally:
+    """Scores of images as they come in, and whatever kept others from being scored."""
+
+    expected: int
+    """Images that there should be."""
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    """By prompt key, one an image."""
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    """By kind, the names of the images, each of which has no score."""
+    ignored: list[str] = field(default_factory=list)
+    """Files that do not belong to the benchmark."""
+    scored: int = 0
+
+    def add(self, **scores: float) -> None:
+        """Takes one image's scores, by key."""
+        self.scored += 1
+        for key, score in scores.items():
+            self.scores.setdefault(key, []).append(float(score))
+
+    def problem(self, kind: str, name: str) -> None:
+        """Takes note of an image without a score."""
+        self.problems.setdefault(kind, []).append(name)
+
+    @property
+    def complete(self) -> bool:
+        """Whether at most `MAX_MISSING` of the images lack a score."""
+        return self.scored > 0 and self.expected - self.scored <= MAX_MISSING * self.expected
+
+    def describe(self) -> str:
+        """One line: how many images were scored, and which were not and why."""
+        parts = [f"{self.scored} of {self.expected} images scored"]
+        parts += [f"{len(names)} {kind}: {_some(names)}" for kind, names in self.problems.items()]
+        if self.ignored:
+            parts.append(f"{len(self.ignored)} other files left aside: {_some(self.ignored)}")
+        return ("" if self.complete else "INCOMPLETE: ") + "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A scored benchmark.
+
+    `settings` says all that a reader needs to repeat it; `values` holds each prompt's mean over its images.
+    """
+
+    benchmark: str
+    complete: bool
+    remark: str
+    settings: dict[str, Any]
+    unit: str
+    measures: list[Measure]
+    values: dict[str, float]
+    rows: list[Row]
+    problems: dict[str, list[str]]
+
+    def write(self, out: Path) -> None:
+        """Writes `result.json`, `result.csv` and `result.md`."""
+        write_text(out / "result.json", json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False))
+        write_text(out / "result.csv", self.csv())
+        write_text(out / "result.md", self.markdown())
+
+    def csv(self) -> str:
+        """A line a row; the column `status` is the same in all."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["name", "part", "score", "low", "high", "prompts", "images", "status"])
+        status = "complete" if self.complete else "incomplete"
+        writer.writerows([*asdict(row).values(), status] for row in self.rows)
+        return buffer.getvalue()
+
+    def markdown(self) -> str:
+        """The state of the result in the first line, then the table."""
+        header, lines = self.cells()
+        table = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
+        return "\n".join([f"{self.remark}.", "", *table, "", f"{self.unit} Brackets: 95 % bootstrap intervals.", ""])
+
+    def table(self) -> Table:
+        """The same for a terminal."""
+        header, lines = self.cells()
+        table = Table(
+            title=f"{self.benchmark}: {self.remark}", caption=f"{self.unit} [95 % interval]".replace("[", r"\[")
+        )
+        for column, title in enumerate(header):
+            table.add_column(title, justify="right" if column else "left", no_wrap=True)
+        for line in lines:
+            table.add_row(*map(escape, line))
+        return table
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Header and lines: a line a name, and a column a part."""
+        parts = list(dict.fromkeys(row.part for row in self.rows))
+        by_place = {(row.name, row.part): row for row in self.rows}
+        lines = []
+        for name in dict.fromkeys(row.name for row in self.rows):
+            rows = [by_place.get((name, part)) for part in parts]
+            prompts = max(row.prompts for row in rows if row)
+            images = max(row.images for row in rows if row)
+            lines.append([name, *map(format_row, rows), str(prompts), str(images)])
+        return ["", *parts, "prompts", "images"], lines
+
+
+def format_row(row: Row | None) -> str:
+    """Score and interval, three digits each; a dash where there is none."""
+    if row is None or row.score is None:
+        return "–"
+    return f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def summarise(
+    benchmark: str,
+    tally: Tally,
+    measures: Sequence[Measure],
+    settings: dict[str, Any],
+    unit: str,
+    partial: bool = False,
+) -> Result:
+    """Turns images' scores into a result.
+
+    Args:
+        benchmark: its name.
+        tally: of all images.
+        measures: what to report; the ones named "overall" are withheld from an incomplete result.
+        settings: of sampling and scoring; the versions of the libraries are added.
+        unit: what a score is, in a sentence.
+        partial: give the overall numbers of an incomplete result all the same.
+    """
+    values = {key: sum(scores) / len(scores) for key, scores in tally.scores.items()}
+    images = {key: len(scores) for key, scores in tally.scores.items()}
+    rows = []
+    for measure in measures:
+        withheld = measure.name == OVERALL and not tally.complete and not partial
+        rows.append(_row(measure, values, images, withheld))
+    return Result(
+        benchmark=benchmark,
+        complete=tally.complete,
+        remark=tally.describe(),
+        settings={**settings, "versions": versions()},
+        unit=unit,
+        measures=list(measures),
+        values=values,
+        rows=rows,
+        problems={**tally.problems, **({"left aside": tally.ignored} if tally.ignored else {})},
+    )
+
+
+def _row(measure: Measure, values: Mapping[str, float], images: Mapping[str, int], withheld: bool) -> Row:
+    known = [[key for key in group if key in values] for group in measure.groups]
+    outcome = None if withheld else estimate([[values[key] for key in group] for group in known])
+    score, low, high = outcome or (None, None, None)
+    keys = {key for group in known for key in group}
+    return Row(measure.name, measure.part, score, low, high, len(keys), sum(images[key] for key in keys))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a score depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def read_result(path: Path) -> Result:
+    """A result by its file, or by the folder that it lies in.
+
+    Raises:
+        ValueError: there is none, or it is of another format.
+    """
+    file = path / "result.json" if path.is_dir() else path
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no result.json in {path}; score the benchmark first.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
+    seen = record.pop("format", None) if isinstance(record, dict) else None
+    if seen != FORMAT:
+        raise ValueError(f"{file} has format {seen!r}, not {FORMAT!r}.")
+    measures = [
+        Measure(entry["name"], tuple(map(tuple, entry["groups"])), entry["part"]) for entry in record.pop("measures")
+    ]
+    return Result(measures=measures, rows=[Row(**entry) for entry in record.pop("rows")], **record)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and that there are more."""
+    shown = ", ".join(names[:NAMES_SHOWN])
+    return shown if len(names) <= NAMES_SHOWN else f"{shown}, …"

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 logger = logging.getLogger(__name__)
 
+MIN_FILL = 0.75
+
 
 class TextFeatures(NamedTuple):
     """Hidden states of a batch of prompts, padded on the right to the longest, and which tokens are real."""
@@ -48,6 +50,19 @@ def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) ->
         if not -num_hidden_layers - 1 <= layer <= num_hidden_layers:
             raise ValueError(f"Layer {layer} is out of range: the language model has layers 0 to {num_hidden_layers}.")
     return sorted({layer % (num_hidden_layers + 1) for layer in layers})
+
+
+def buckets(lengths: Sequence[int]) -> list[tuple[list[int], int]]:
+    """Groups rows of similar length, so that little is computed for padding: (rows, longest) of each group.
+
+    Longest first; a group ends at the first row that would be padded by more than a quarter.
+    """
+    groups: list[tuple[list[int], int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not groups or lengths[row] < MIN_FILL * groups[-1][1]:
+            groups.append(([], lengths[row]))
+        groups[-1][0].append(row)
+    return groups
 
 
 class TextEncoder:
@@ -92,19 +107,22 @@ class TextEncoder:
         if not prompts:
             raise ValueError("There is no prompt to encode.")
         distinct = list(dict.fromkeys(prompts))
-        input_ids, mask = self.tokenize(distinct)
-        device = self.model.device
-        # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
-        output = self.model(
-            input_ids=input_ids.to(device), attention_mask=mask.long().to(device), output_hidden_states=True
-        )
-        hidden_states = torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)
-        features = TextFeatures(hidden_states, mask.to(device))
+        input_ids, mask = (tensor.to(self.model.device) for tensor in self.tokenize(distinct))
+        shape = (len(distinct), len(self.layers), input_ids.shape[1], self.num_channels)
+        hidden_states = torch.zeros(shape, device=mask.device, dtype=self.model.dtype)
+        for rows, length in buckets(mask.sum(1).tolist()):
+            hidden_states[rows, :, :length] = self._hidden_states(input_ids[rows, :length], mask[rows, :length])
+        features = TextFeatures(hidden_states, mask)
         if len(distinct) == len(prompts):
             return features
         position = {prompt: row for row, prompt in enumerate(distinct)}
-        rows = torch.tensor([position[prompt] for prompt in prompts], device=device)
-        return TextFeatures(*(tensor[rows] for tensor in features))
+        order = torch.tensor([position[prompt] for prompt in prompts], device=mask.device)
+        return TextFeatures(*(tensor[order] for tensor in features))
+
+    def _hidden_states(self, input_ids: Tensor, mask: Tensor) -> Float[Tensor, "rows layers text_tokens text_channels"]:
+        # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
+        output = self.model(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=True)
+        return torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt.

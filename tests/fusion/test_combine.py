@@ -1,0 +1,145 @@
+import doctest
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import semantic_routing.fusion
+from semantic_routing.fusion import STRATEGIES, SemanticRouter
+from semantic_routing.fusion.combine import NORM_EPS, combine, normalise
+
+PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
+
+
+class Watch(TorchDispatchMode):
+    """Counts matrix products and keeps the largest float32 tensor that anything returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = 0
+        self.largest_float32 = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.products += func.overloadpacket in PRODUCTS
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32:
+                self.largest_float32 = max(self.largest_float32, tensor.numel())
+        return result
+
+
+def features(*shape: int, seed: int = 0, **options: Any) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=options.pop("dtype", None)).to(
+        **options
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_combine_is_the_plain_sum_with_its_gradients(rows: int) -> None:
+    stack = features(3, 5, 7, 4, dtype=torch.float64).requires_grad_()
+    weights = features(2, rows, 5, seed=1, dtype=torch.float64).softmax(-1).requires_grad_()
+    plain = sum(
+        weights[:, :, layer, None, None] * torch.nn.functional.layer_norm(stack[:, layer], (4,), eps=NORM_EPS)
+        for layer in range(5)
+    )
+    fused = combine(weights, normalise(stack))
+    torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+    probe = features(2, 3, 7, 4, seed=2, dtype=torch.float64)
+    expected = torch.autograd.grad((plain * probe).sum(), (weights, stack))
+    actual = torch.autograd.grad((fused * probe).sum(), (weights, stack))
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_normalise_gives_every_layer_the_same_say() -> None:
+    stack = features(2, 3, 5, 64) * torch.tensor([1.0, 100.0, 1e4])[:, None, None] + 3
+    normalised = normalise(stack)
+    assert normalised.mean(-1).abs().max() < 1e-4
+    torch.testing.assert_close(normalised.std(-1, unbiased=False), torch.ones(2, 3, 5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_blocks_are_one_matrix_product(strategy: str) -> None:
+    router = SemanticRouter(strategy, num_layers=6, num_blocks=8)
+    timestep = torch.tensor([10.0, 900.0])
+    with torch.no_grad():
+        prepared = router.prepare(features(2, 6, 20, 16))
+        with Watch() as watch:
+            router.weights(timestep)
+        in_the_gate = watch.products
+        with Watch() as watch:
+            router(prepared, timestep)
+    assert watch.products - in_the_gate == 1
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_bfloat16_stack_is_never_copied_to_float32(strategy: str, autocast: bool) -> None:
+    router = SemanticRouter(strategy, num_layers=6, num_blocks=4)
+    stack = features(2, 6, 128, 256, dtype=torch.bfloat16)
+    with Watch() as watch, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        context = router(router.prepare(stack), torch.tensor([10.0, 900.0]))
+        context.sum().backward() if context.requires_grad else None
+    assert context.dtype == torch.bfloat16
+    # The gates' own weights aside, nothing in float32 is as large as one layer of the stack.
+    gates = sum(parameter.numel() for parameter in router.parameters())
+    assert watch.largest_float32 <= max(gates, stack[:, 0].numel() - 1) < stack.numel()
+
+
+def test_a_bfloat16_stack_is_summed_to_bfloat16_accuracy() -> None:
+    router = SemanticRouter("uniform", num_layers=36, num_blocks=1)
+    stack = features(1, 36, 10, 64)
+    exact = router(router.prepare(stack), torch.tensor([0.0]))
+    rounded = router(router.prepare(stack.bfloat16()), torch.tensor([0.0]))
+    assert (rounded.float() - exact).abs().max() < 0.01
+
+
+def test_padding_is_cut_to_the_longest_prompt() -> None:
+    router = SemanticRouter("static", num_layers=3, num_blocks=2)
+    stack = features(2, 3, 9, 4)
+    mask = torch.arange(9) < torch.tensor([[2], [5]])
+    prepared = router.prepare(stack, mask)
+    assert prepared.normalised.shape == (2, 3, 5, 4)
+    assert prepared.mask is not None and prepared.mask.equal(mask[:, :5])
+    torch.testing.assert_close(prepared.normalised, normalise(stack[:, :, :5]))
+
+
+def test_a_row_without_any_token_reads_all_positions() -> None:
+    router = SemanticRouter("static", num_layers=3, num_blocks=2)
+    mask = torch.tensor([[False] * 4, [True, True, False, False]])
+    prepared = router.prepare(features(2, 3, 4, 4), mask)
+    assert prepared.mask is not None
+    assert prepared.mask.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+def test_without_a_mask_nothing_is_cut() -> None:
+    prepared = SemanticRouter("static", num_layers=3, num_blocks=2).prepare(features(2, 3, 4, 4))
+    assert prepared.mask is None and prepared.normalised.shape == (2, 3, 4, 4)
+
+
+def test_one_timestep_serves_all_prompts() -> None:
+    router = SemanticRouter("joint", num_layers=3, num_blocks=2)
+    torch.nn.init.normal_(router.strategy.gate.weight_out, generator=torch.Generator().manual_seed(0))
+    prepared = router.prepare(features(4, 3, 5, 8))
+    torch.testing.assert_close(router(prepared, torch.tensor([300.0])), router(prepared, torch.full((4,), 300.0)))
+    rows = router(prepared, torch.tensor([0.0, 300.0, 700.0, 1000.0]))
+    torch.testing.assert_close(rows[:, 1], router(prepared, torch.tensor([300.0]))[:, 1])
+    assert (rows[:, 2] - router(prepared, torch.tensor([300.0]))[:, 2]).abs().max() > 1e-3
+
+
+def test_the_example_in_the_documentation_runs() -> None:
+    results = doctest.testmod(semantic_routing.fusion)
+    assert results.attempted >= 8 and results.failed == 0
+
+
+def test_fusion_needs_torch_alone() -> None:
+    code = (
+        "import sys, semantic_routing.fusion\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(tops & {'diffusers', 'transformers', 'accelerate', 'einops', 'pydantic', 'PIL'}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

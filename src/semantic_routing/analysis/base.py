@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from ..fusion import STRATEGIES, SemanticRouter
 from .arrays import Arrays, Coordinates, NamedArray
 from .figures import Drawing
 from .router import PipelineFiles, fusion_weights, layer_numbers, load_router
+
+FINE_TIMES: NDArray[np.float64] = np.linspace(0, 1, 21).round(6)
+AXIS_LABELS = {"block": "DiT block", "flow_time": "flow time t (0 noise, 1 data)"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,14 @@ class Subject:
         return NamedArray(values.reshape([len(coordinates) for coordinates in axes.values()]), axes)
 
 
+class Table(NamedTuple):
+    """What a table says, its column heads, and its rows."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+
 class Analysis(ABC):
     """A figure or table of the paper: what it needs, what it computes, what it draws."""
 
@@ -75,6 +86,14 @@ class Analysis(ABC):
     @abstractmethod
     def compute(self, subject: Subject) -> Arrays:
         """The numbers."""
+
+    def describe(self, arrays: Arrays, subject: Subject) -> list[str]:
+        """Sentences with the numbers that matter, for the report."""
+        return []
+
+    def tables(self, arrays: Arrays, subject: Subject) -> list[Table]:
+        """Tables for the report."""
+        return []
 
     @abstractmethod
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
@@ -94,3 +113,15 @@ def on_time(strategy: str) -> bool:
 def on_depth(strategy: str) -> bool:
     """Whether a strategy's weights depend on the block."""
     return routed(strategy) and STRATEGIES[strategy].depends_on_depth
+
+
+def marginals(weights: NamedArray) -> dict[str, NamedArray]:
+    """Weights by block and by flow_time, as far as they depend on them, each averaged over the other."""
+    axes = [axis for axis in ("block", "flow_time") if axis in weights.axes]
+    found: dict[str, NamedArray] = {}
+    for axis in axes:
+        others = tuple(number for number, name in enumerate(weights.axes) if name not in (axis, "layer"))
+        found[axis] = NamedArray(
+            weights.values.mean(others), {axis: weights.axes[axis], "layer": weights.axes["layer"]}
+        )
+    return found

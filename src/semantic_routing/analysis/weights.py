@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .arrays import Arrays, NamedArray
-from .base import Analysis, Subject, routed
+from .base import FINE_TIMES, Analysis, Subject, routed
 from .figures import (
     DASHES,
     OKABE_ITO,
@@ -25,8 +25,7 @@ from .figures import (
 )
 from .router import find_pipeline
 
-STEP = 0.2
-FINE_STEP = 0.05
+EVERY = 4  # of the 21 fine times: 0.2 apart
 
 
 class Weights(Analysis):
@@ -43,8 +42,7 @@ class Weights(Analysis):
 
     def compute(self, subject: Subject) -> Arrays:
         """`weights` over flow_time, block and layer, as far as the strategy depends on them."""
-        times = np.round(np.arange(0, 1 + FINE_STEP / 2, FINE_STEP), 6)
-        return {"weights": subject.weights(times)}
+        return {"weights": subject.weights(FINE_TIMES)}
 
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
         """Curves over layers for some blocks, or all, and heat maps of everything."""
@@ -74,8 +72,8 @@ def draw_weights(pipeline: str | None, out: Path) -> list[Path]:
 
 
 def coarse_times(weights: NamedArray) -> list[Any]:
-    """The flow times of the figures, `STEP` apart."""
-    return weights.axes["flow_time"][:: round(STEP / FINE_STEP)]
+    """The flow times that figures show."""
+    return weights.axes["flow_time"][::EVERY]
 
 
 def shown_blocks(weights: NamedArray, everything: bool) -> list[Any]:

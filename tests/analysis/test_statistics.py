@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import wasserstein_distance
+
+from semantic_routing.analysis.statistics import centre, dispersion, layer_positions, similarity_matrix, wasserstein
+
+LAYERS = 12
+RNG = np.random.default_rng(0)
+TWO_PEAKED = np.exp(-((np.arange(LAYERS) - 2.0) ** 2)) + np.exp(-((np.arange(LAYERS) - 9.0) ** 2) / 2)
+FAMILY = np.stack(
+    [
+        *RNG.dirichlet(np.ones(LAYERS), 4),
+        *RNG.dirichlet(np.full(LAYERS, 0.05), 3),
+        np.eye(LAYERS)[0],
+        np.eye(LAYERS)[7],
+        np.eye(LAYERS)[-1],
+        np.full(LAYERS, 1 / LAYERS),
+        TWO_PEAKED / TWO_PEAKED.sum(),
+    ]
+)
+POSITIONS = layer_positions(range(1, LAYERS + 1))
+
+
+def test_similarity_is_one_minus_scipys_divergence_to_base_2():
+    distance = np.array([[jensenshannon(p, q, base=2) for q in FAMILY] for p in FAMILY])
+    np.testing.assert_allclose(similarity_matrix(FAMILY), 1 - np.nan_to_num(distance) ** 2, atol=1e-6)
+
+
+def test_similarity_is_1_for_equal_and_0_for_disjoint_weights():
+    matrix = similarity_matrix(np.eye(3))
+    np.testing.assert_allclose(matrix, np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", [list(range(1, LAYERS + 1)), [1, 2, 4, 5, 6, 9, 10, 13, 20, 21, 22, 36]])
+def test_wasserstein_is_scipys(layers):
+    positions = layer_positions(layers)
+    seen = wasserstein(FAMILY[:, None], FAMILY[None], positions)
+    wanted = [[wasserstein_distance(positions, positions, p, q) for q in FAMILY] for p in FAMILY]
+    np.testing.assert_allclose(seen, wanted, atol=1e-6)
+
+
+def test_all_weight_from_first_to_last_layer_is_distance_1():
+    assert wasserstein(FAMILY[7], FAMILY[9], POSITIONS) == pytest.approx(1)
+
+
+def test_centre_and_dispersion_are_mean_and_variance():
+    means = [np.average(POSITIONS, weights=p) for p in FAMILY]
+    np.testing.assert_allclose(centre(FAMILY, POSITIONS), means, atol=1e-12)
+    variances = [np.average((POSITIONS - mean) ** 2, weights=p) for p, mean in zip(FAMILY, means, strict=True)]
+    np.testing.assert_allclose(dispersion(FAMILY, POSITIONS), variances, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 6, 36])
+def test_uniform_weights_have_centre_half_and_the_closed_form_dispersion(count):
+    uniform, positions = np.full(count, 1 / count), layer_positions(range(count))
+    assert centre(uniform, positions) == pytest.approx(0.5)
+    assert dispersion(uniform, positions) == pytest.approx((count + 1) / (12 * (count - 1)))
+
+
+def test_a_single_layer_lies_at_0():
+    assert layer_positions([5]).tolist() == [0.0]
+
+
+def test_positions_keep_the_gaps_of_a_pruned_model():
+    assert layer_positions([2, 3, 6]).tolist() == [0.0, 0.25, 1.0]

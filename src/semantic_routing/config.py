@@ -1,6 +1,6 @@
 """What a run is: a YAML file, checked. Unknown keys and impossible values are errors that name the key's path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,13 +26,14 @@ from .resources import resource
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 SourceChoice = Annotated[ScenesSource | FolderSource | HuggingFaceSource, Field(discriminator="source")]
 
 
 class Section(BaseModel):
     """A part of the config."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -111,7 +112,7 @@ class OptimizerConfig(Section):
     """AdamW and its learning-rate schedule."""
 
     learning_rate: PositiveFloat = 1e-4
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     max_grad_norm: PositiveFloat = 1.0
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
@@ -131,7 +132,7 @@ class TrainingConfig(Section):
     )
     gradient_checkpointing: bool = False
     compile: bool = Field(False, description="torch.compile the repeated block")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="0 follows the weights themselves")
+    ema_decay: Decay = Field(0.9999, description="0 follows the weights themselves")
     max_minutes: PositiveFloat | None = Field(None, description="stop with a checkpoint after this long")
     log_every: PositiveInt = 10
     checkpoint_every: PositiveInt = 1000
@@ -147,6 +148,12 @@ class ValidationConfig(Section):
     num_inference_steps: PositiveInt = 50
     guidance_scale: NonNegativeFloat = 6.0
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _has_prompts(self) -> "ValidationConfig":
+        if self.every and not self.prompts:
+            raise ValueError(f"validation.every is {self.every}, but validation.prompts is empty")
+        return self
 
 
 class Config(Section):
@@ -203,19 +210,32 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
         key, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"Override {override!r} is not of the form key.path=value.")
-        _set(values, key.split("."), yaml.safe_load(text), override)
+        _set(values, key.split("."), _parse(text, f"Override {override!r}"), override)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{path}: " + "; ".join(_describe(item) for item in error.errors())) from error
+        raise ValueError(f"{path}: " + "; ".join(_describe(item, values) for item in error.errors())) from error
 
 
-def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+def _describe(error: Any, values: Any) -> str:
+    where = ".".join(_key_path(error["loc"], values))
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("missing", "extra_forbidden"):
         return f"{where}: {'unknown key' if error['type'] == 'extra_forbidden' else 'this key is missing'}"
-    return f"{where}: {message}, not {error['input']!r}" if where else message
+    whole_section = error["type"] == "value_error" and isinstance(error["input"], dict)
+    return message if whole_section else f"{where}: {message}, not {error['input']!r}"
+
+
+def _key_path(location: tuple[int | str, ...], values: Any) -> Iterator[str]:
+    """The keys of a location as the user wrote them: pydantic also names the branch of a union that it tried."""
+    for number, part in enumerate(location, start=1):
+        if isinstance(values, dict) and (part in values or number == len(location)):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        else:
+            continue
+        yield str(part)
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -223,14 +243,20 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise ValueError(f"{path} extends itself, by way of {seen[-1]}.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    values = _parse(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, not a mapping of keys to values.")
     base = values.pop("extends", None)
+    if not isinstance(base, str | None):
+        raise ValueError(f"{path}: extends names one file, not {base!r}.")
     return _merge(_read(path.parent / base, (*seen, path)), values) if base else values
+
+
+def _parse(text: str, name: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +264,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both and "source" not in value else value
+        merged[key] = _merge(merged[key], value) if both and not isinstance(value.get("source"), str) else value
     return merged
 
 

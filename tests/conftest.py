@@ -9,23 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-from jaxtyping import install_import_hook
-
-install_import_hook("semantic_routing", "beartype.beartype")
-
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from PIL import Image
 
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+install_import_hook("semantic_routing", "beartype.beartype")
 torch.set_num_threads(1)
 
 NUM_LAYERS = 4
 TEXT_CHANNELS = 32
-WORDS = "a an the red green blue circle square star and left right of above two three many no you are an artist".split()
+WORDS = ("a", "the", "red", "green", "blue", "circle", "square", "star", "squares", "and", "left", "of", "two", "draw")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<user> {{ message['content'] }} <end>{% endfor %}"
     "{% if add_generation_prompt %} <assistant>{% endif %}"
@@ -40,7 +37,7 @@ def make_tokenizer(pad: bool = True) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", "<end>", "<user>", "<assistant>", "<pad>"]
-    words = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
+    words = {word: index for index, word in enumerate([*special, *WORDS])}
     backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

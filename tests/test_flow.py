@@ -93,7 +93,9 @@ def test_the_loss_is_float32_and_keeps_rows_apart() -> None:
 def test_timesteps_are_logit_normal(mean: float, std: float) -> None:
     times = draw(4000, mean=mean, std=std)
     logits = torch.logit(times.double() / 1000)
-    assert times.dtype == torch.float32 and 0 < times.min() and times.max() < 1000
+    assert times.dtype == torch.float32
+    assert times.min() > 0
+    assert times.max() < 1000
     assert abs(logits.mean() - mean) < 4 * std / 4000**0.5
     assert abs(logits.std() / std - 1) < 0.05
     assert abs((((logits - mean) / std).abs() < 1).double().mean() - 0.683) < 0.03
@@ -117,7 +119,8 @@ def test_a_timestep_belongs_to_its_generator_and_not_to_its_batch() -> None:
 
     together = sample_timesteps(generators(3, 4, 5))
     alone = torch.cat([sample_timesteps(generators(seed)) for seed in (3, 4, 5)])
-    assert together.equal(alone) and len(set(together.tolist())) == 3
+    assert together.equal(alone)
+    assert len(set(together.tolist())) == 3
 
 
 @settings(deadline=None)

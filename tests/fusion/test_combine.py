@@ -103,7 +103,8 @@ def test_padding_is_cut_to_the_longest_prompt() -> None:
     mask = torch.arange(9) < torch.tensor([[2], [5]])
     prepared = router.prepare(stack, mask)
     assert prepared.normalised.shape == (2, 3, 5, 4)
-    assert prepared.mask is not None and prepared.mask.equal(mask[:, :5])
+    assert prepared.mask is not None
+    assert prepared.mask.equal(mask[:, :5])
     torch.testing.assert_close(prepared.normalised, normalise(stack[:, :, :5]))
 
 
@@ -117,7 +118,8 @@ def test_a_row_without_any_token_reads_all_positions() -> None:
 
 def test_without_a_mask_nothing_is_cut() -> None:
     prepared = SemanticRouter("static", num_layers=3, num_blocks=2).prepare(features(2, 3, 4, 4))
-    assert prepared.mask is None and prepared.normalised.shape == (2, 3, 4, 4)
+    assert prepared.mask is None
+    assert prepared.normalised.shape == (2, 3, 4, 4)
 
 
 def test_one_timestep_serves_all_prompts() -> None:
@@ -132,7 +134,8 @@ def test_one_timestep_serves_all_prompts() -> None:
 
 def test_the_example_in_the_documentation_runs() -> None:
     results = doctest.testmod(semantic_routing.fusion)
-    assert results.attempted >= 8 and results.failed == 0
+    assert results.attempted >= 8
+    assert results.failed == 0
 
 
 def test_fusion_needs_torch_alone() -> None:

@@ -119,11 +119,13 @@ def test_gates_stay_in_float32_under_autocast_and_in_half_precision() -> None:
     torch.nn.init.normal_(gate.weight_out, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.5, 0.501])  # the same number in bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        assert gate(sigma).equal(gate(sigma)) and gate(sigma).dtype == torch.float32
+        assert gate(sigma).equal(gate(sigma))
+        assert gate(sigma).dtype == torch.float32
         under_autocast = gate(sigma)
     assert under_autocast.equal(gate(sigma))
     halved = gate.to(torch.bfloat16)(sigma)
-    assert halved.dtype == torch.float32 and (halved[:, 0] != halved[:, 1]).any()
+    assert halved.dtype == torch.float32
+    assert (halved[:, 0] != halved[:, 1]).any()
     assert sinusoidal_embedding(sigma.double(), 8).dtype == torch.float32
 
 
@@ -139,7 +141,7 @@ def test_a_new_strategy_is_a_class_and_a_line(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="'deep'.*penultimate, uniform, static, time-wise, depth-wise, joint"):
+    with pytest.raises(ValueError, match=r"'deep'.*penultimate, uniform, static, time-wise, depth-wise, joint"):
         SemanticRouter("deep", LAYERS, BLOCKS)
     with pytest.raises(ValueError, match="not 0 and 3"):
         SemanticRouter("static", 0, 3)

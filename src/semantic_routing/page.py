@@ -2,16 +2,24 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: 0.9rem; }
-img { max-width: 100%; } img.pixels { image-rendering: pixelated; } pre { background: #f4f4f4; padding: 0.8rem; }
+img { max-width: 100%; } img.pixels { image-rendering: pixelated; margin-right: 4px; }
+pre { background: #f4f4f4; padding: 0.8rem; }
 table { border-collapse: collapse; } th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; }
 """
+
+
+def _inline(path: Path, text: str, width: int | None = None) -> str:
+    """A PNG as part of the page itself."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    size = f' class="pixels" width="{width}"' if width else ""
+    return f'<img{size} alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
 
 
 @dataclass
@@ -33,15 +41,18 @@ class Page:
         """Commands or other text of fixed width."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
-    def image(self, path: Path, caption: str, width: int | None = None) -> None:
-        """A PNG, copied into the page; `width` in pixels enlarges small pictures without smoothing."""
-        data = base64.b64encode(path.read_bytes()).decode()
-        size = f' class="pixels" width="{width}"' if width else ""
-        caption = html.escape(caption)
-        self.parts.append(
-            f'<figure><img{size} alt="{caption}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+    def image(self, path: Path, caption: str) -> None:
+        """A PNG, copied into the page."""
+        self.parts.append(f"<figure>{_inline(path, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>")
+
+    def gallery(self, header: Sequence[str], rows: Mapping[str, Sequence[Sequence[Path]]], width: int) -> None:
+        """A row of pictures for each text, in columns of several, all enlarged to `width` pixels without smoothing."""
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        body = ""
+        for text, columns in rows.items():
+            cells = ("".join(_inline(path, text, width) for path in column) for column in columns)
+            body += f"<tr><td>{html.escape(text)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table of texts and numbers."""

@@ -34,20 +34,18 @@ def quickstart(out: Path, minutes: float) -> Path:
         "all layers of the language model MiniLM and learns which of them to listen to."
     )
     prompts = config.validation.prompts
-    _grid(page, "Your model", str(trained), prompts, out / "trained", f"After {_steps(run)} steps.")
-    _grid(
-        page,
-        "The demo model",
-        None,
-        prompts,
-        out / "demo",
-        "The same prompts and noise; this model trained for longer.",
+    steps = read_metrics(run / "metrics.jsonl")[-1]["step"]
+    mine, demo = _sample(prompts, str(trained), out / "trained"), _sample(prompts, None, out / "demo")
+    page.heading("Pictures")
+    page.gallery(
+        ["prompt", f"your model, after {steps} steps", "the demo model, from the same noise"],
+        {prompt: [mine[row], demo[row]] for row, prompt in enumerate(prompts)},
+        width=64,
     )
-    for title, pipeline, folder in (("Your model", str(trained), "trained"), ("The demo model", None, "demo")):
-        page.heading(f"Which layers each block listens to: {title.lower()}")
-        for path in draw_weights(pipeline, out / folder):
-            if path.suffix == ".png":
-                page.image(path, "Fusion weights, blocks by language-model layers. Training starts from equal weights.")
+    page.heading("Which layers each block listens to")
+    page.text("Training starts from equal weights.")
+    page.image(draw_weights(str(trained), out / "trained")[0], "Fusion weights of your model.")
+    page.image(draw_weights(None, out / "demo")[0], "Fusion weights of the demo model.")
     page.heading("Training")
     page.image(_draw_loss(run, out / "loss.png"), "Flow-matching loss against optimizer steps.")
     page.heading("Next")
@@ -59,17 +57,11 @@ def quickstart(out: Path, minutes: float) -> Path:
     return page.write(out / "index.html")
 
 
-def _steps(run: Path) -> int:
-    return int(read_metrics(run / "metrics.jsonl")[-1]["step"])
-
-
-def _grid(page: Page, title: str, pipeline: str | None, prompts: Sequence[str], folder: Path, remark: str) -> None:
-    """Samples each prompt and puts a row of images under its own words."""
+def _sample(prompts: Sequence[str], pipeline: str | None, folder: Path) -> list[list[Path]]:
+    """The pictures of each prompt."""
     shutil.rmtree(folder, ignore_errors=True)
-    generate_files(prompts, folder, pipeline, images_per_prompt=IMAGES_PER_PROMPT, steps=30)
-    page.heading(title)
-    rows = "; ".join(f"row {row}: {prompt}" for row, prompt in enumerate(prompts, 1))
-    page.image(folder / "grid.png", f"{remark} {rows}.", width=128 * IMAGES_PER_PROMPT)
+    paths = generate_files(prompts, folder, pipeline, images_per_prompt=IMAGES_PER_PROMPT, steps=30)
+    return [paths[start : start + IMAGES_PER_PROMPT] for start in range(0, len(paths), IMAGES_PER_PROMPT)]
 
 
 def _draw_loss(run: Path, path: Path) -> Path:

@@ -21,5 +21,5 @@ def load_pipeline(
         OSError: there is no such folder or hub name.
     """
     path = str(resource("demo")) if name is None else name
-    pipeline = SemanticRoutingPipeline.from_pretrained(path, torch_dtype=getattr(torch, dtype))
+    pipeline = SemanticRoutingPipeline.from_pretrained(path, dtype=getattr(torch, dtype))
     return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

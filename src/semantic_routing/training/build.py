@@ -85,7 +85,7 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
     if config.vae is None:
         return LatentCodec()
     options: dict[str, Any] = {} if config.vae.subfolder is None else {"subfolder": config.vae.subfolder}
-    vae = AutoencoderKL.from_pretrained(config.vae.model, torch_dtype=getattr(torch, config.vae.dtype), **options)
+    vae = AutoencoderKL.from_pretrained(config.vae.model, dtype=getattr(torch, config.vae.dtype), **options)
     return LatentCodec(vae.to(device).eval().requires_grad_(False))
 
 

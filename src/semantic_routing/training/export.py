@@ -43,7 +43,9 @@ def export_pipeline(
     transformer = build_transformer(config, sizes)
     check_architecture(checkpoint, transformer)
     transformer.load_state_dict(load_file(checkpoint / WEIGHT_FILES[weights]))
-    transformer = transformer.to(getattr(torch, dtype)).eval()
+    for name, module in transformer.eval().named_children():
+        if name not in transformer._keep_in_fp32_modules:
+            module.to(getattr(torch, dtype))
     cpu = torch.device("cpu")
     encoder = build_prompt_encoder(config, sizes, cpu)
     pipeline = build_pipeline(config, transformer, encoder, build_codec(config, cpu), named=not with_text_encoder)

@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..flow import guide, velocity
-from ..models import SemanticRoutingTransformer2DModel, TextContext
+from ..fusion.timestep_map import TimestepMap
+from ..models import DiffusionTransformer2DModel, TextContext
 from ..models.latents import LatentCodec
 from ..text import TextEncoder, TextFeatures, load_language_model, load_tokenizer
 
-TimestepMap = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
+GateTime = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -34,6 +35,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         instruction: text put before every prompt.
         chat_template: wrap prompts in the tokenizer's chat template.
         max_length: tokens after which a prompt is cut.
+        timestep_map: points [timestep, gate timestep] of a `fusion.timestep_map.TimestepMap`: the time that the
+            router's gate sees in sampling, unless a call says otherwise; None is the timestep itself.
 
     Raises:
         ValueError: the language model does not have the layers or the width that the transformer reads.
@@ -45,7 +48,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        transformer: SemanticRoutingTransformer2DModel,
+        transformer: DiffusionTransformer2DModel,
         scheduler: Any,
         text_encoder: Any | None = None,
         tokenizer: Any | None = None,
@@ -55,8 +58,10 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         instruction: str = "",
         chat_template: bool = False,
         max_length: int = 512,
+        timestep_map: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
+        self._saved_map = None if timestep_map is None else TimestepMap(timestep_map)
         self._text_encoder_is_named = text_encoder is None
         if text_encoder is None:
             if text_model is None:
@@ -72,6 +77,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             instruction=instruction,
             chat_template=chat_template,
             max_length=max_length,
+            timestep_map=timestep_map,
         )
         check_text_encoder(self.prompt_encoder, transformer)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.codec.downsampling)
@@ -80,7 +86,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
     def prompt_encoder(self) -> TextEncoder:
         """The language model and how prompts are put to it."""
         options = self.config
-        return TextEncoder(
+        return self.transformer.prompt_encoder_class(
             self.text_encoder,
             self.tokenizer,
             layers=options.text_layers,
@@ -118,7 +124,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Float[Tensor, "images channels latent_height latent_width"] | None = None,
-        timestep_map: TimestepMap | None = None,
+        timestep_map: GateTime | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -136,7 +142,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             num_images_per_prompt: images a prompt.
             generator: one, or one an image: then an image does not depend on the others of its batch.
             latents: the starting noise, in place of a generator's.
-            timestep_map: the time that the router's gate sees at each timestep, e.g. the paper's eq. 11.
+            timestep_map: the time that the router's gate sees at each timestep, e.g. the paper's eq. 11; None is the
+                pipeline's own map, where one was saved with it.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: return an `ImagePipelineOutput`, else a tuple.
             callback_on_step_end: called with (pipeline, step, timestep, tensors) and may return changed tensors.
@@ -151,6 +158,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         shape = self._latent_shape(num_images, height, width)
         device = self._execution_device
         guided = guidance_scale > 1
+        gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)
 
         text = self.prompt_encoder((negatives if guided else []) + prompts)
         text = _repeat(text.to(device, self.transformer.dtype), num_images_per_prompt)
@@ -162,8 +170,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if context is None or self.transformer.text_depends_on_time:
-                    gate_time = timestep[None] if timestep_map is None else timestep_map(timestep[None])
-                    context = self.transformer.text_context(prepared, gate_time, cache=True)
+                    context = self.transformer.text_context(prepared, gate_time(timestep[None]), cache=True)
                 noisy = torch.cat([latents, latents]) if guided else latents
                 times = timestep.expand(len(noisy))
                 output = self.transformer(noisy.to(self.transformer.dtype), times, text_context=context).sample
@@ -216,7 +223,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         return latents.to(device, torch.float32)
 
 
-def check_text_encoder(encoder: TextEncoder, transformer: SemanticRoutingTransformer2DModel) -> None:
+def check_text_encoder(encoder: TextEncoder, transformer: DiffusionTransformer2DModel) -> None:
     """Refuses a language model that does not give what the transformer reads."""
     seen = (len(encoder.layers), encoder.num_channels)
     wanted = (transformer.config.num_text_layers, transformer.config.text_channels)

@@ -7,12 +7,18 @@ __version__ = "0.1.0"
 
 # Imported when asked for: the router needs torch alone, and `diffusers` looks for a pipeline's classes here.
 _EXPORTS = {
+    "FuseDiTTransformer2DModel": ".models",
     "SemanticRouter": ".fusion",
     "SemanticRoutingPipeline": ".pipelines",
     "SemanticRoutingTransformer2DModel": ".models",
 }
 
-__all__ = ["SemanticRouter", "SemanticRoutingPipeline", "SemanticRoutingTransformer2DModel"]
+__all__ = [
+    "FuseDiTTransformer2DModel",
+    "SemanticRouter",
+    "SemanticRoutingPipeline",
+    "SemanticRoutingTransformer2DModel",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from pydantic import (
 
 from .data.sources import FolderSource, HuggingFaceSource, ScenesSource
 from .flow import Prediction
-from .fusion import STRATEGIES
+from .models import TRANSFORMERS
 from .models.timestep import TIMESTEP_CONDITIONINGS
 from .resources import resource
 
@@ -39,7 +39,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The diffusion transformer; what follows from the text encoder is not repeated here."""
 
-    strategy: str = Field(description="fusion strategy")
+    strategy: str = Field(description="fusion strategy, or fusedit")
     num_blocks: PositiveInt = 24
     num_attention_heads: PositiveInt = 32
     num_key_value_heads: PositiveInt = 8
@@ -57,7 +57,7 @@ class ModelConfig(Section):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, value: str) -> str:
-        return _one_of(value, STRATEGIES)
+        return _one_of(value, TRANSFORMERS)
 
     @field_validator("timestep_conditioning")
     @classmethod
@@ -76,6 +76,9 @@ class TextConfig(Section):
     dtype: Dtype = "float32"
     num_hidden_layers: PositiveInt | None = Field(None, description="layers the model must have; None asks the model")
     hidden_size: PositiveInt | None = Field(None, description="channels the model must have; None asks the model")
+    architecture: dict[str, Any] | None = Field(
+        None, description="the rest of the model's transformers configuration, for costs and checks without the model"
+    )
 
 
 class VAEConfig(Section):

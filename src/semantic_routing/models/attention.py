@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -103,10 +104,32 @@ class SelfAttention(Attention):
 
     def forward(self, x: Float[Tensor, "batch tokens channels"], rotary: Rotary | None) -> Tensor:
         """`batch tokens channels` in and out."""
+        return self.to_out(self.processor(*self.rotated(x, rotary)).flatten(2))
+
+    def rotated(self, x: Float[Tensor, "batch tokens channels"], rotary: Rotary | None) -> tuple[Heads, Heads, Heads]:
+        """Queries and keys, normalised and rotated, and values."""
         query, (key, value) = self.query(x), self.key_value(x)
         if rotary is not None:
             query, key = (apply_rotary_emb(t, rotary, use_real_unbind_dim=-2, sequence_dim=1) for t in (query, key))
-        return self.to_out(self.processor(query, key, value).flatten(2))
+        return query, key, value
+
+
+class JointAttention(SelfAttention):
+    """Image tokens attend to keys and values of the text, then to their own, under one softmax."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "batch tokens channels"],
+        rotary: Rotary | None,
+        text: KeyValue,
+        mask: Bool[Tensor, "batch 1 1 text_tokens"] | None,
+    ) -> Tensor:
+        """`batch tokens channels` in and out; `mask` is of the text, all image tokens are read."""
+        query, *own = self.rotated(x, rotary)
+        key, value = (torch.cat(pair, dim=1) for pair in zip(text, own, strict=True))
+        if mask is not None:
+            mask = F.pad(mask, (0, x.shape[1]), value=True)
+        return self.to_out(self.processor(query, key, value, mask).flatten(2))
 
 
 class CrossAttention(Attention):

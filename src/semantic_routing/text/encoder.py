@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -90,16 +90,31 @@ class TextEncoder:
             raise ValueError(f"chat_template is set, but {type(tokenizer).__name__} comes without a template.")
         self.model = model
         self.tokenizer = tokenizer
-        self.layers = resolve_layers(layers, model.config.num_hidden_layers)
+        self.layers = self.resolve(layers, model.config)
         self.instruction = instruction
         self.chat_template = chat_template
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, limit)
 
+    @classmethod
+    def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
+        """The layers that a choice means for a language model of this `transformers` configuration."""
+        return resolve_layers(layers, config.num_hidden_layers)
+
+    @classmethod
+    def channels(cls, config: Any) -> int:
+        """Width of what is read of a language model of this `transformers` configuration."""
+        return int(config.hidden_size)
+
+    @classmethod
+    def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
+        """How many of its layers run."""
+        return int(config.num_hidden_layers)
+
     @property
     def num_channels(self) -> int:
         """Width of the hidden states."""
-        return int(self.model.config.hidden_size)
+        return self.channels(self.model.config)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> TextFeatures:
@@ -120,6 +135,14 @@ class TextEncoder:
         return TextFeatures(*(tensor[order] for tensor in features))
 
     def _hidden_states(self, input_ids: Tensor, mask: Tensor) -> Float[Tensor, "rows layers text_tokens text_channels"]:
+        # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
+        output = self.model(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=True)
+        return torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)
+
+    def read(
+        self, input_ids: Int[Tensor, "batch text_tokens"], mask: Bool[Tensor, "batch text_tokens"]
+    ) -> Float[Tensor, "batch layers text_tokens text_channels"]:
+        """Runs the language model."""
         # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
         output = self.model(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=True)
         return torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)

@@ -4,14 +4,13 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from ..config import Config, TextConfig, VAEConfig
-from ..fusion import STRATEGIES
-from ..models import SemanticRoutingTransformer2DModel
+from ..models import TRANSFORMERS, DiffusionTransformer2DModel
 from ..models.latents import LatentCodec
 from ..pipelines import SemanticRoutingPipeline
-from ..text import TextEncoder, load_language_model, load_tokenizer, resolve_layers
+from ..text import TextEncoder, load_language_model, load_tokenizer
 from ..text.loading import resolve_model
 
 
@@ -29,9 +28,11 @@ def resolve_sizes(config: Config) -> Sizes:
 
     Of the layers only those remain to which the strategy can give any weight.
     """
-    num_layers, channels = _text_sizes(config.text)
-    layers = resolve_layers(config.text.layers, num_layers)
-    layers = [layers[index] for index in STRATEGIES[config.model.strategy].layers_read(len(layers))]
+    transformer = TRANSFORMERS[config.model.strategy]
+    encoder, language_model = transformer.prompt_encoder_class, language_model_config(config.text)
+    layers = encoder.resolve(config.text.layers, language_model)
+    layers = transformer.layers_read(config.model.strategy, layers)
+    channels = encoder.channels(language_model)
     sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
     unit = sizes.downsampling * config.model.patch_size
     if config.data.image_size % unit:
@@ -39,11 +40,15 @@ def resolve_sizes(config: Config) -> Sizes:
     return sizes
 
 
-def _text_sizes(config: TextConfig) -> tuple[int, int]:
-    if config.num_hidden_layers is not None and config.hidden_size is not None:
-        return config.num_hidden_layers, config.hidden_size
-    text = AutoConfig.from_pretrained(resolve_model(config.model)).get_text_config()
-    return text.num_hidden_layers, text.hidden_size
+def language_model_config(config: TextConfig) -> Any:
+    """The language model's `transformers` configuration: from the config if it says enough, else from the model."""
+    given = {"num_hidden_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
+    sizes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if config.architecture is not None:
+        return AutoConfig.for_model(**{**config.architecture, **sizes})
+    if len(sizes) == 2:
+        return PretrainedConfig(**sizes)
+    return AutoConfig.from_pretrained(resolve_model(config.model)).get_text_config()
 
 
 def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
@@ -56,9 +61,9 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
     return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def build_transformer(config: Config, sizes: Sizes) -> SemanticRoutingTransformer2DModel:
+def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
     """A freshly initialised diffusion transformer."""
-    return SemanticRoutingTransformer2DModel(
+    return TRANSFORMERS[config.model.strategy](
         **config.model.model_dump(),
         num_text_layers=len(sizes.layers),
         text_channels=sizes.text_channels,
@@ -75,7 +80,8 @@ def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> 
     wanted = (text.num_hidden_layers or seen[0], text.hidden_size or seen[1])
     if seen != wanted:
         raise ValueError(f"Text encoder {text.model} has {seen} layers and channels; the config says {wanted}.")
-    return TextEncoder(
+    encoder = TRANSFORMERS[config.model.strategy].prompt_encoder_class
+    return encoder(
         model, load_tokenizer(text.model), sizes.layers, text.instruction, text.chat_template, text.max_length
     )
 
@@ -91,7 +97,7 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
 
 def build_pipeline(
     config: Config,
-    transformer: SemanticRoutingTransformer2DModel,
+    transformer: DiffusionTransformer2DModel,
     encoder: TextEncoder,
     codec: LatentCodec,
     named: bool = False,

@@ -1,0 +1,207 @@
+"""What the diffusion transformers have in common: everything but where text enters."""
+
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import PatchEmbed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import apply_lora_scale
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..text import TextEncoder
+from .attention import KeyValue, RMSNorm
+from .rotary import rotary_2d
+from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation
+
+POSITION_TABLE_SIZE = 64
+
+
+class TextContext(NamedTuple):
+    """What each block reads of the text: its context or, cached, the keys and values made from it; and the mask."""
+
+    blocks: list[Tensor] | list[KeyValue]
+    mask: Bool[Tensor, "batch 1 1 text_tokens"] | None
+
+
+class DiffusionTransformer2DModel(
+    ModelMixin,
+    AttentionMixin,
+    ConfigMixin,
+    PeftAdapterMixin,
+    CacheMixin,
+):
+    """Patches in, blocks that read text, patches out.
+
+    A subclass registers its configuration, calls the three `_add_` methods around making its blocks, and says how
+    blocks get their text by `text_depends_on_time`, `prepare_text` and `text_context`.
+    """
+
+    _supports_gradient_checkpointing = True
+    _keep_in_fp32_modules: ClassVar[list[str]] = []
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embed", "norm", "router"]
+
+    # Makes of prompts what `prepare_text` takes.
+    prompt_encoder_class: ClassVar[type[TextEncoder]] = TextEncoder
+    # Modules that initialise themselves, after the linear layers have been.
+    _self_initialised: ClassVar[tuple[type[nn.Module], ...]] = (Addition, LinearModulation, TableModulation)
+
+    @classmethod
+    def layers_read(cls, strategy: str, layers: list[int]) -> list[int]:
+        """Which of the language model's chosen layers can reach a block: the others need not be delivered."""
+        return layers
+
+    def _add_input(self) -> None:
+        """What turns latents and timesteps into image tokens and a time signal."""
+        config = self.config
+        self.patch_embed = PatchEmbed(
+            height=config.sample_size,
+            width=config.sample_size,
+            patch_size=config.patch_size,
+            in_channels=config.in_channels,
+            embed_dim=config.hidden_size,
+            pos_embed_type="sincos" if config.position_embedding == "sincos" else None,
+            pos_embed_max_size=POSITION_TABLE_SIZE,
+        )
+        self.time_embedder = TIMESTEP_CONDITIONINGS[config.timestep_conditioning](config.hidden_size)
+
+    def _block_options(self) -> dict[str, Any]:
+        """What blocks of all kinds are made with."""
+        config = self.config
+        return {
+            "channels": config.hidden_size,
+            "num_heads": config.num_attention_heads,
+            "num_key_value_heads": config.num_key_value_heads,
+            "head_channels": config.attention_head_dim,
+            "mlp_ratio": config.mlp_ratio,
+            "modulation": self.time_embedder.modulation,
+            "sandwich_norm": config.sandwich_norm,
+            "norm_eps": config.norm_eps,
+        }
+
+    def _add_output(self) -> None:
+        """What turns image tokens into a prediction."""
+        config = self.config
+        self.norm_out = RMSNorm(config.hidden_size, config.norm_eps)
+        self.modulation_out = self.time_embedder.modulation(config.hidden_size, OUTPUT_PARTS)
+        self.proj_out = nn.Linear(config.hidden_size, config.patch_size**2 * config.in_channels)
+        self.gradient_checkpointing = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform linear layers, then what differs: small embedders, zero modulations, zero output."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        patches = self.patch_embed.proj
+        nn.init.xavier_uniform_(patches.weight.view(patches.out_channels, -1))
+        nn.init.zeros_(patches.bias)
+        for module in self.modules():
+            if isinstance(module, self._self_initialised):
+                cast(Addition, module).reset_parameters()
+        nn.init.zeros_(self.proj_out.weight)
+
+    @property
+    def text_depends_on_time(self) -> bool:
+        """Whether `text_context` must be computed anew in each sampling step."""
+        raise NotImplementedError
+
+    def prepare_text(
+        self,
+        hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
+        mask: Bool[Tensor, "batch text_tokens"] | None = None,
+    ) -> Any:
+        """What depends on the prompts alone."""
+        raise NotImplementedError
+
+    def text_context(self, prepared: Any, timestep: Float[Tensor, " _"], cache: bool = False) -> TextContext:
+        """What all blocks read of the prompts at `timestep`; see the subclass."""
+        raise NotImplementedError
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch channels height width"],
+        timestep: Float[Tensor, " batch"],
+        encoder_hidden_states: Float[Tensor, "batch layers text_tokens text_channels"] | None = None,
+        encoder_attention_mask: Bool[Tensor, "batch text_tokens"] | None = None,
+        text_context: TextContext | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Float[Tensor, "batch channels height width"]]:
+        """Predicts the velocity, or the sample, of noisy latents.
+
+        Args:
+            hidden_states: noisy latents; height and width are multiples of the patch size.
+            timestep: in [0, 1000], where 1000 is noise.
+            encoder_hidden_states: features of all language-model layers.
+            encoder_attention_mask: true for real text tokens; None where all are.
+            text_context: from `text_context()`, in place of the two above.
+            attention_kwargs: `{"scale": s}` sets the strength of LoRA adapters.
+            return_dict: return a `Transformer2DModelOutput`, else a tuple.
+        """
+        height, width = (self._in_patches(size) for size in hidden_states.shape[-2:])
+        if text_context is None:
+            if encoder_hidden_states is None:
+                raise ValueError("Pass either encoder_hidden_states or text_context; both are None.")
+            prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
+            text_context = self.text_context(prepared, timestep)
+
+        x = self.patch_embed(hidden_states)
+        signal = self.time_embedder(timestep, x.dtype)
+        if signal.tokens is not None:
+            x = x + signal.tokens
+        rotary = None
+        if self.config.position_embedding == "rope":
+            rotary = rotary_2d(height, width, self.config.attention_head_dim, self.config.rope_base, x.device)
+
+        for block, text in zip(self.blocks, text_context.blocks, strict=True):
+            inputs = (x, text, text_context.mask, rotary, signal.blocks)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                x = block(*inputs)
+
+        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
+        sample = rearrange(
+            x,
+            "b (h w) (p q c) -> b c (h p) (w q)",
+            h=height,
+            w=width,
+            p=self.config.patch_size,
+            q=self.config.patch_size,
+        )
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _in_patches(self, size: int) -> int:
+        patches, rest = divmod(size, self.config.patch_size)
+        if rest or not patches:
+            raise ValueError(f"A latent side of {size} is not a multiple of the patch size {self.config.patch_size}.")
+        return patches
+
+
+def check_sizes(config: Any) -> None:
+    """Refuses a configuration whose numbers do not go together, with a sentence that says which."""
+    if config.timestep_conditioning not in TIMESTEP_CONDITIONINGS:
+        known = ", ".join(TIMESTEP_CONDITIONINGS)
+        raise ValueError(f"Unknown timestep conditioning {config.timestep_conditioning!r}: expected one of {known}.")
+    if config.prediction not in ("velocity", "sample"):
+        raise ValueError(f"Unknown prediction {config.prediction!r}: expected 'velocity' or 'sample'.")
+    if config.position_embedding not in ("rope", "sincos"):
+        raise ValueError(f"Unknown position embedding {config.position_embedding!r}: expected 'rope' or 'sincos'.")
+    if config.attention_head_dim % 4:
+        raise ValueError(f"2D rotary embedding needs a head width divisible by 4, not {config.attention_head_dim}.")
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError(
+            f"{config.num_attention_heads} query heads cannot share {config.num_key_value_heads} key/value heads."
+        )
+    if config.sample_size % config.patch_size:
+        raise ValueError(f"Sample size {config.sample_size} is not a multiple of the patch size {config.patch_size}.")

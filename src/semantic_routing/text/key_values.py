@@ -1,0 +1,78 @@
+"""Prompts in, keys and values of the language model's own attention out: what deep fusion reads (FuseDiT)."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from .encoder import TextEncoder
+
+# Their layers normalise keys per head and rotate them in two halves, as the image side does.
+MODEL_TYPES = ("qwen3", "qwen3_vl_text")
+
+
+class KeyValueEncoder(TextEncoder):
+    """Gives, in place of hidden states, each chosen layer's keys (normalised and rotated), then its values.
+
+    Text never reads image tokens, so that these depend on the prompt alone. The channels are `heads x head width` of
+    the keys followed by as many of the values. Layers count from 0, the first one; the language model stops after the
+    deepest one chosen. See `TextEncoder` for the arguments.
+
+    Raises:
+        ValueError: the language model is not a Qwen3 or Qwen3-VL text model, or a layer is out of range.
+    """
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        self._reader = _first_layers(model, self.layers_computed(self.layers, model.config))
+
+    @classmethod
+    def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
+        """Layer numbers from 0: "all", a number n for the last n, or a list, negative ones from the end."""
+        if config.model_type not in MODEL_TYPES:
+            raise ValueError(
+                f"Deep fusion reads keys and values of a Qwen3 or Qwen3-VL text model, not of {config.model_type!r}."
+            )
+        count = config.num_hidden_layers
+        if layers == "all":
+            return list(range(count))
+        if isinstance(layers, int):
+            layers = list(range(count - layers, count))
+        if isinstance(layers, str) or not layers:
+            raise ValueError(f"Layers must be 'all', a number or a non-empty list of numbers, not {layers!r}.")
+        for layer in layers:
+            if not -count <= layer < count:
+                raise ValueError(f"Layer {layer} is out of range: the language model has layers 0 to {count - 1}.")
+        return sorted({layer % count for layer in layers})
+
+    @classmethod
+    def channels(cls, config: Any) -> int:
+        """Channels of keys and values together."""
+        return int(2 * config.num_key_value_heads * config.head_dim)
+
+    @classmethod
+    def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
+        """Up to the deepest layer chosen."""
+        return max(layers) + 1
+
+    def read(
+        self, input_ids: Int[Tensor, "batch text_tokens"], mask: Bool[Tensor, "batch text_tokens"]
+    ) -> Float[Tensor, "batch layers text_tokens key_value_channels"]:
+        """Runs the language model and takes what it would keep for generating on."""
+        cache: Any = DynamicCache()
+        self._reader(input_ids=input_ids, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
+        kept = [torch.cat([cache.layers[layer].keys, cache.layers[layer].values], dim=1) for layer in self.layers]
+        return rearrange(torch.stack(kept, dim=1), "b l g n c -> b l n (g c)")
+
+
+def _first_layers(model: Any, count: int) -> Any:
+    """The same model, sharing all weights, that stops after `count` layers."""
+    reader = copy.copy(model)
+    reader._modules = dict(model._modules)
+    reader.layers = model.layers[:count]
+    return reader

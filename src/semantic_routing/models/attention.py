@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .rotary import Rotary
 
 Heads = Float[Tensor, "batch tokens heads head_channels"]
+SourceHeads = Float[Tensor, "batch source_tokens key_value_heads head_channels"]
 
 
 class RMSNorm(nn.RMSNorm):
@@ -27,8 +28,8 @@ class RMSNorm(nn.RMSNorm):
 class KeyValue(NamedTuple):
     """Keys, normalised, and values of the text for one block."""
 
-    key: Heads
-    value: Heads
+    key: SourceHeads
+    value: SourceHeads
 
 
 class AttentionProcessor:
@@ -37,7 +38,7 @@ class AttentionProcessor:
     _attention_backend: Any = None
     _parallel_config: Any = None
 
-    def __call__(self, query: Heads, key: Heads, value: Heads, mask: Tensor | None = None) -> Heads:
+    def __call__(self, query: Heads, key: SourceHeads, value: SourceHeads, mask: Tensor | None = None) -> Heads:
         """Attends; key and value may have fewer heads, each serving as many consecutive query heads."""
         output: Tensor = dispatch_attention_fn(
             query,
@@ -106,7 +107,9 @@ class SelfAttention(Attention):
         """`batch tokens channels` in and out."""
         return self.to_out(self.processor(*self.rotated(x, rotary)).flatten(2))
 
-    def rotated(self, x: Float[Tensor, "batch tokens channels"], rotary: Rotary | None) -> tuple[Heads, Heads, Heads]:
+    def rotated(
+        self, x: Float[Tensor, "batch tokens channels"], rotary: Rotary | None
+    ) -> tuple[Heads, SourceHeads, SourceHeads]:
         """Queries and keys, normalised and rotated, and values."""
         query, (key, value) = self.query(x), self.key_value(x)
         if rotary is not None:

@@ -1,8 +1,10 @@
 """Runs a language model no further than the deepest layer that is read."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 
@@ -51,3 +53,19 @@ def read_until(run: Callable[[], Any], stack: nn.ModuleList, layers: Sequence[in
         for hook in hooks:
             hook.remove()
     return [found[layer] for layer in layers]
+
+
+def first_layers(model: Any, count: int) -> Any:
+    """A language model with the first `count` layers of `model`, whose weights it shares; saved, it is that small.
+
+    Where the model has a final norm, so has the copy: its last layer's output is not that of the same layer in `model`.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:count]
+    with init_empty_weights():
+        short = type(model)(config)
+    weights = model.state_dict()
+    short.load_state_dict({name: weights[name] for name in short.state_dict()}, assign=True)
+    return short.to(model.device).eval().requires_grad_(False)

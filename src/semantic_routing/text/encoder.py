@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from .early_exit import layer_stack, read_until
+
 logger = logging.getLogger(__name__)
 
 MIN_FILL = 0.75
@@ -126,7 +128,7 @@ class TextEncoder:
         shape = (len(distinct), len(self.layers), input_ids.shape[1], self.num_channels)
         hidden_states = torch.zeros(shape, device=mask.device, dtype=self.model.dtype)
         for rows, length in buckets(mask.sum(1).tolist()):
-            hidden_states[rows, :, :length] = self._hidden_states(input_ids[rows, :length], mask[rows, :length])
+            hidden_states[rows, :, :length] = self.read(input_ids[rows, :length], mask[rows, :length])
         features = TextFeatures(hidden_states, mask)
         if len(distinct) == len(prompts):
             return features
@@ -134,18 +136,20 @@ class TextEncoder:
         order = torch.tensor([position[prompt] for prompt in prompts], device=mask.device)
         return TextFeatures(*(tensor[order] for tensor in features))
 
-    def _hidden_states(self, input_ids: Tensor, mask: Tensor) -> Float[Tensor, "rows layers text_tokens text_channels"]:
-        # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
-        output = self.model(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=True)
-        return torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)
-
     def read(
         self, input_ids: Int[Tensor, "batch text_tokens"], mask: Bool[Tensor, "batch text_tokens"]
     ) -> Float[Tensor, "batch layers text_tokens text_channels"]:
-        """Runs the language model."""
+        """Runs the language model, no further than the deepest layer chosen."""
         # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
-        output = self.model(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=True)
-        return torch.stack([output.hidden_states[layer] for layer in self.layers], dim=1)
+        inputs = {"input_ids": input_ids, "attention_mask": mask.long()}
+        count = self.model.config.num_hidden_layers
+        stack = layer_stack(self.model, count)
+        if stack is not None and max(self.layers) < count:
+            hidden_states = read_until(lambda: self.model(**inputs), stack, self.layers)
+        else:
+            output = self.model(**inputs, output_hidden_states=True)
+            hidden_states = [output.hidden_states[layer] for layer in self.layers]
+        return torch.stack(hidden_states, dim=1)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt.

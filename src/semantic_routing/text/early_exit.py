@@ -68,4 +68,5 @@ def first_layers(model: Any, count: int) -> Any:
         short = type(model)(config)
     weights = model.state_dict()
     short.load_state_dict({name: weights[name] for name in short.state_dict()}, assign=True)
+    short.tie_weights()
     return short.to(model.device).eval().requires_grad_(False)

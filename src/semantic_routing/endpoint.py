@@ -163,10 +163,10 @@ def user_message(text: str, *images: Image.Image, image_format: str = "PNG") -> 
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
-def image_url(image: Image.Image, image_format: str = "PNG") -> str:
-    """An image as a data address."""
+def image_url(image: Image.Image, image_format: str = "PNG", **options: Any) -> str:
+    """An image as a data address; `options` are Pillow's for saving in that format."""
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, image_format)
+    image.convert("RGB").save(buffer, image_format, **options)
     return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -28,7 +29,7 @@ def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Appends one JSON line; the next reader drops it if it was cut short."""
+    """Appends one JSON line; a reader drops it if it was cut short."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
@@ -62,3 +63,36 @@ def read_image(path: Path) -> Image.Image:
 def sha256(data: bytes | str) -> str:
     """Hexadecimal digest; text is hashed as UTF-8."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+class Ledger:
+    """Finished work by key, appended to a JSON-lines file as it comes, so that a second run pays only for the rest.
+
+    Args:
+        path: the file; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries = {entry["key"]: entry for entry in read_lines(path) if "key" in entry}
+        self._lock = Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and not path.read_bytes().endswith(b"\n"):
+            # What was cut short must not swallow the next line.
+            with path.open("a") as file:
+                file.write("\n")
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The entry of `key`, or None."""
+        return self._entries.get(key)
+
+    def add(self, key: str, entry: dict[str, Any]) -> None:
+        """Keeps an entry; a later one of the same key replaces it. Safe to use from several threads."""
+        with self._lock:
+            self._entries[key] = {"key": key, **entry}
+            append_line(self.path, self._entries[key])
+
+
+def work_key(**identity: Any) -> str:
+    """A key for a piece of work by everything that its outcome depends on."""
+    return sha256(json.dumps(identity, sort_keys=True))

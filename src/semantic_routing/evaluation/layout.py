@@ -6,7 +6,7 @@ images/00000/samples/00000.png
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from .files import write_text
 from .sampling import Job
 
 _DIGITS = re.compile(r"[0-9]+")
+_FLAT = re.compile(r"([0-9]+)(?:_sample_([0-9]+))?\.(?:png|jpg|jpeg|webp)")
 _SAMPLE = re.compile(r"([0-9]+)\.png")
 
 
@@ -39,7 +40,7 @@ def write_records(images: Path, records: Mapping[int, dict[str, Any]]) -> None:
         write_text(images / f"{index:05d}" / "metadata.jsonl", json.dumps(record) + "\n")
 
 
-def find_samples(images: Path, indices: Sequence[int], images_per_prompt: int) -> Samples:
+def find_samples(images: Path, indices: Iterable[int], images_per_prompt: int) -> Samples:
     """Looks for the expected images under any width of number, and for files that are not expected.
 
     Raises:
@@ -73,3 +74,33 @@ def _numbered(images: Path) -> Iterator[tuple[tuple[int, int] | None, Path]]:
 def sample_name(index: int, sample: int) -> str:
     """How a sample is called in reports."""
     return f"{index:05d}/samples/{sample:05d}.png"
+
+
+def flat_jobs(images: Path, prompts: Mapping[int, tuple[str, str]], images_per_prompt: int) -> list[Job]:
+    """All images as `NAME_sample_I.png` in one folder; `prompts` are (name, prompt) by index."""
+    return [
+        Job(images / f"{name}_sample_{sample}.png", prompt, index, sample)
+        for index, (name, prompt) in prompts.items()
+        for sample in range(images_per_prompt)
+    ]
+
+
+def find_flat(images: Path, indices: Iterable[int], images_per_prompt: int) -> Samples:
+    """Looks for `NUMBER[_sample_I].png|jpg|jpeg|webp` in one folder, whatever zeros the numbers begin with.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if not images.is_dir():
+        raise ValueError(f"There is no folder {images}; sample first, or name the images with --images.")
+    found: dict[tuple[int, int], Path] = {}
+    others = []
+    wanted = set(indices)
+    for path in sorted(images.iterdir()):
+        match = _FLAT.fullmatch(path.name)
+        place = (int(match[1]), int(match[2] or 0)) if match else None
+        if place is None or place in found or place[0] not in wanted or place[1] >= images_per_prompt:
+            others.append(path.name)
+        else:
+            found[place] = path
+    return Samples(found, others)

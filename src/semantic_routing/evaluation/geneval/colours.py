@@ -1,0 +1,109 @@
+"""The colour of an object: zero-shot classification by CLIP, as GenEval does it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel
+
+from .judging import Box
+from .records import COLOURS
+
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+TEMPLATES = ("a photo of a {colour} {label}", "a photo of a {colour}-colored {label}", "a photo of a {colour} object")
+"""The article stays "a" whatever follows."""
+BACKGROUND = "#999"
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ClipColours:
+    """Names the colours of objects.
+
+    Args:
+        name: folder or hub name of a `CLIPModel` with its tokenizer.
+        device: where to compute, in float32.
+        background: what surrounds an object that is cut out: a colour, or "original" for the image itself.
+        crop: cut the image to the object's box.
+    """
+
+    def __init__(
+        self, name: str = DEFAULT_CLIP, device: str = "cpu", background: str = BACKGROUND, crop: bool = True
+    ) -> None:
+        self.name = name
+        model: Any = CLIPModel.from_pretrained(name, dtype=torch.float32)
+        self.model = model.to(device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.device = device
+        self.background = background
+        self.crop = crop
+        self._texts: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self, image: Image.Image, label: str, boxes: Sequence[Box], masks: Sequence[NDArray[np.bool_] | None]
+    ) -> list[str]:
+        """The colour of each object, all of the class `label`."""
+        cut = [
+            object_crop(image, box, mask, self.background, self.crop) for box, mask in zip(boxes, masks, strict=True)
+        ]
+        size = self.model.config.vision_config.image_size
+        pixels = torch.stack([preprocess(picture, size) for picture in cut]).to(self.device)
+        features = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
+        # The first of equals, as `argmax` gives.
+        return [COLOURS[index] for index in (features @ self._text(label).T).argmax(-1).tolist()]
+
+    def _text(self, label: str) -> Float[Tensor, "colours channels"]:
+        """Unit embeddings of the ten colours of `label`, each the mean over the templates."""
+        if label not in self._texts:
+            sentences = [template.format(colour=colour, label=label) for colour in COLOURS for template in TEMPLATES]
+            tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(self.device)
+            features = _embedding(
+                self.model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+            )
+            features = F.normalize(features, dim=-1).reshape(len(COLOURS), len(TEMPLATES), -1).mean(1)
+            self._texts[label] = F.normalize(features, dim=-1)
+        return self._texts[label]
+
+
+def object_crop(
+    image: Image.Image, box: Box, mask: NDArray[np.bool_] | None, background: str = BACKGROUND, crop: bool = True
+) -> Image.Image:
+    """The object before a plain background.
+
+    Args:
+        image: RGB.
+        box: of the object, rounded to whole pixels (halves to the even one).
+        mask: of the object; None leaves the surroundings as they are.
+        background: a colour, or "original" for the image itself.
+        crop: cut to the box.
+    """
+    if mask is not None and background != "original":
+        plain = Image.new("RGB", image.size, ImageColor.getrgb(background))
+        image = Image.composite(image, plain, Image.fromarray(mask))
+    if not crop:
+        return image
+    left, top, right, bottom = (round(side) for side in box)
+    return image.crop((left, top, right, bottom))
+
+
+def preprocess(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
+    """CLIP's own: short side to `size`, bicubic; the middle of the long side; normalised."""
+    width, height = image.size
+    scale = size / min(width, height)
+    width, height = (size if side == min(image.size) else int(side * scale) for side in (width, height))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    pixels = np.array(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    return ((torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).permute(2, 0, 1)
+
+
+def _embedding(output: Any) -> Tensor:
+    """The projected embedding: `transformers` 4 returns the tensor itself."""
+    return output if isinstance(output, Tensor) else output.pooler_output

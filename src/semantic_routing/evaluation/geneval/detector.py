@@ -1,0 +1,111 @@
+"""Mask2Former from `transformers`, read out the way GenEval's own detector does.
+
+The library's post-processing is not used: it squeezes masks into 384 x 384 pixels and rounds scores.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
+
+from .judging import Detection
+from .records import CLASSES
+
+DEFAULT_DETECTOR = "facebook/mask2former-swin-small-coco-instance"
+
+SHORT_SIDE, LONG_SIDE = 800, 1333
+"""Images are scaled, up or down, so that neither side exceeds these pixels."""
+DIVISOR = 32
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+MAX_INSTANCES = 100
+
+
+class Instances(NamedTuple):
+    """What is in an image: `masks[i]` belongs to `detections[i]` and has the image's own size."""
+
+    detections: list[Detection]
+    masks: NDArray[np.bool_]
+
+
+class Mask2FormerDetector:
+    """Finds instances of COCO's classes.
+
+    Args:
+        name: folder or hub name of a `Mask2FormerForUniversalSegmentation` trained on COCO instances.
+        device: where to compute; always in float32, since scores near a threshold flip in less.
+
+    Raises:
+        ValueError: the model's labels are not COCO's 80.
+    """
+
+    def __init__(self, name: str = DEFAULT_DETECTOR, device: str = "cpu") -> None:
+        labels = AutoConfig.from_pretrained(name).id2label
+        # Names are spelt in several ways; the order is the same everywhere.
+        if len(labels) != len(CLASSES) or (labels[0], labels[79]) != (CLASSES[0], CLASSES[79]):
+            raise ValueError(
+                f"Detector {name} has {len(labels)} labels, the first {labels[0]!r}; "
+                "COCO's 80 from person to toothbrush are wanted."
+            )
+        model: Any = Mask2FormerForUniversalSegmentation.from_pretrained(name, dtype=torch.float32)
+        self.name = name
+        self.model = model.to(device).eval()
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> Instances:
+        """All instances of an RGB image, whatever their score."""
+        pixels = resize(image)
+        height, width = pixels.shape[1:]
+        padded = F.pad(pixels, (0, -width % DIVISOR, 0, -height % DIVISOR))
+        output = self.model(pixel_values=padded[None].to(self.device))
+        masks = F.interpolate(output.masks_queries_logits, padded.shape[1:], mode="bilinear", align_corners=False)
+        masks = F.interpolate(
+            masks[..., :height, :width], (image.height, image.width), mode="bilinear", align_corners=False
+        )
+        return read_out(output.class_queries_logits[0], masks[0])
+
+
+def resize(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """The image at the detector's scale, normalised: bilinear between neighbouring pixels also where it shrinks."""
+    factor = min(SHORT_SIDE / min(image.size), LONG_SIDE / max(image.size))
+    height, width = (int(side * factor + 0.5) for side in (image.height, image.width))
+    pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)
+    pixels = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+    # Whole grey levels, as a resized picture has them.
+    pixels = pixels.round() / 255
+    return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+
+
+def read_out(
+    class_logits: Float[Tensor, "queries classes_and_none"], mask_logits: Float[Tensor, "queries height width"]
+) -> Instances:
+    """The best pairs of query and class; one query can appear under several classes."""
+    probabilities = class_logits.softmax(-1)[:, :-1]
+    num_classes = probabilities.shape[1]
+    best, pairs = probabilities.flatten().topk(min(MAX_INSTANCES, probabilities.numel()))
+    queries, classes = pairs // num_classes, pairs % num_classes
+    masks = mask_logits > 0
+    area = masks.sum((1, 2))
+    quality = (mask_logits.sigmoid() * masks).sum((1, 2)) / (area + 1e-6)
+    scores = best * quality[queries]
+    boxes = [_extent(mask) for mask in masks.cpu()]
+    detections = [
+        Detection(CLASSES[label], score, boxes[query])
+        for query, label, score in zip(queries.tolist(), classes.tolist(), scores.tolist(), strict=True)
+    ]
+    return Instances(detections, masks[queries].cpu().numpy())
+
+
+def _extent(mask: Bool[Tensor, "height width"]) -> tuple[float, float, float, float]:
+    """The smallest box around a mask, its far edges exclusive; zeros for an empty one."""
+    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1]) + 1, float(rows[-1]) + 1

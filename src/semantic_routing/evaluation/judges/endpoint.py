@@ -1,0 +1,75 @@
+"""A judge behind an OpenAI-compatible endpoint."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ...endpoint import ChatClient, EndpointError, Reply, Request, image_url, reply_text
+from .base import Answer, Ask, Form
+
+TOP_LOGPROBS = 20
+FAILURES_IN_A_ROW = 2
+"""An endpoint that fails this many times as many requests in a row as it is sent at once is down."""
+
+
+class EndpointJudge:
+    """Asks over the network, many questions at once.
+
+    Args:
+        client: for the endpoint; its `model` is the judge.
+    """
+
+    def __init__(self, client: ChatClient) -> None:
+        self.client = client
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The model's name; the address may change without changing answers."""
+        return {"judge": "endpoint", "model": self.client.model}
+
+    def ask(self, asks: Iterable[Ask], form: Form) -> Iterator[Answer]:
+        """Yields answers as they come; once the endpoint is down, what is left gets that as its error."""
+        asks = iter(asks)
+        failures = 0
+        down = None
+        for reply in self.client.map(self._request(ask, form) for ask in asks):
+            failures = failures + 1 if reply.error else 0
+            yield read_reply(reply, form)
+            if failures >= FAILURES_IN_A_ROW * self.client.workers:
+                down = f"not asked, since {failures} requests in a row had failed: {reply.error}"
+                break
+        if down is not None:
+            yield from (Answer(ask.key, error=down) for ask in asks)
+
+    def _request(self, ask: Ask, form: Form) -> Request:
+        return Request(ask.key, [{"role": "user", "content": _content(ask, form)}], _options(ask, form))
+
+
+def _content(ask: Ask, form: Form) -> list[dict[str, Any]]:
+    url = image_url(ask.image, "JPEG", quality=95) if form.encoding == "jpeg95" else image_url(ask.image)
+    image = {"type": "image_url", "image_url": {"url": url}}
+    text = {"type": "text", "text": ask.text}
+    return [image, text] if form.image_first else [text, image]
+
+
+def _options(ask: Ask, form: Form) -> dict[str, Any]:
+    options = {"temperature": ask.temperature, "max_tokens": form.max_tokens}
+    return {**options, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if form.first_token else options
+
+
+def read_reply(reply: Reply, form: Form) -> Answer:
+    """What a reply says; a reply without the text or the log-probabilities that were asked for is an error."""
+    key = str(reply.key)
+    if reply.error is not None:
+        return Answer(key, error=str(reply.error))
+    body = reply.body or {}
+    about = {name: body[name] for name in ("model", "system_fingerprint") if body.get(name)}
+    try:
+        if not form.first_token:
+            return Answer(key, text=reply_text(body), about=about)
+        choice = body["choices"][0]
+        listed = choice["logprobs"]["content"][0]["top_logprobs"]
+        alternatives = [(str(entry["token"]), float(entry["logprob"])) for entry in listed]
+        text = (choice.get("message") or {}).get("content") or ""
+    except (EndpointError, KeyError, IndexError, TypeError, ValueError) as error:
+        return Answer(key, about=about, error=f"no answer in the reply ({error}): {str(body)[:300]}")
+    return Answer(key, text, alternatives, about)

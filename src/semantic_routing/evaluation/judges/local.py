@@ -1,0 +1,84 @@
+"""A judge that runs here: any image-text-to-text model of `transformers`."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from .base import Answer, Ask, Form
+from .yes_no import is_no, is_yes
+
+LISTED = 20
+"""Alternatives kept beside all that mean yes or no."""
+
+
+class LocalJudge:
+    """Asks a model on this machine, one question at a time.
+
+    Args:
+        name: folder or hub name.
+        device: where to compute; None is cuda where there is one.
+        dtype: of the weights.
+    """
+
+    def __init__(self, name: str, device: str | None = None, dtype: str = "bfloat16") -> None:
+        self.name = name
+        self.dtype = dtype
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        processors: Any = AutoProcessor
+        self.processor = processors.from_pretrained(name)
+        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
+        self.model = model.to(self.device).eval()
+        self._yes_no = self._find_yes_no()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The model's name and precision."""
+        return {"judge": "local", "model": self.name, "dtype": self.dtype}
+
+    def ask(self, asks: Iterable[Ask], form: Form) -> Iterator[Answer]:
+        """Yields answers in the questions' order."""
+        for ask in asks:
+            inputs = self._inputs(ask, form)
+            if form.first_token:
+                yield Answer(ask.key, first_token=self._first_token(inputs), about=self._about())
+            else:
+                yield Answer(ask.key, self._write(inputs, ask.temperature, form.max_tokens), about=self._about())
+
+    def _about(self) -> dict[str, Any]:
+        return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
+
+    def _inputs(self, ask: Ask, form: Form) -> Any:
+        parts = [{"type": "image"}, {"type": "text", "text": ask.text}]
+        messages = [{"role": "user", "content": parts if form.image_first else parts[::-1]}]
+        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        inputs = self.processor(images=[ask.image], text=[prompt], return_tensors="pt")
+        return inputs.to(self.device, self.model.dtype)
+
+    @torch.no_grad()
+    def _first_token(self, inputs: Any) -> list[tuple[str, float]]:
+        """The likeliest first tokens and all that mean yes or no, with their log-probabilities, likeliest first.
+
+        From the forward pass: what `generate` returns may have been altered by the model's generation settings.
+        """
+        # float32: in half precision the small probabilities of many spellings would not add up.
+        logs: Float[Tensor, " vocabulary"] = self.model(**inputs).logits[0, -1].float().log_softmax(-1)
+        listed = {*logs.topk(min(LISTED, len(logs))).indices.tolist(), *self._yes_no}
+        ordered = sorted(listed, key=lambda index: -float(logs[index]))
+        return [(self.processor.tokenizer.decode([index]), float(logs[index])) for index in ordered]
+
+    @torch.no_grad()
+    def _write(self, inputs: Any, temperature: float, max_tokens: int) -> str:
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, **sampling)[0]
+        new = tokens[inputs["input_ids"].shape[1] :]
+        return str(self.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
+
+    def _find_yes_no(self) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        size = self.model.get_output_embeddings().weight.shape[0]
+        words = ((index, tokenizer.decode([index])) for index in range(min(size, len(tokenizer))))
+        return [index for index, word in words if is_yes(word) or is_no(word)]

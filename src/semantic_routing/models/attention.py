@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .rotary import Rotary
+from .tokens import TextTokens
 
 Heads = Float[Tensor, "batch tokens heads head_channels"]
 SourceHeads = Float[Tensor, "batch source_tokens key_value_heads head_channels"]
@@ -141,9 +142,13 @@ class CrossAttention(Attention):
     def forward(
         self,
         x: Float[Tensor, "batch tokens channels"],
-        text: Float[Tensor, "batch text_tokens source_channels"] | KeyValue,
-        mask: Bool[Tensor, "batch 1 1 text_tokens"] | None,
+        text: Float[Tensor, "real_tokens source_channels"] | KeyValue,
+        tokens: TextTokens,
     ) -> Tensor:
         """`batch tokens channels` in and out; `text` is the block's context, or its keys and values made before."""
-        key, value = text if isinstance(text, KeyValue) else self.key_value(text)
-        return self.to_out(self.processor(self.query(x), key, value, mask).flatten(2))
+        key, value = text if isinstance(text, KeyValue) else self.text_key_value(text, tokens)
+        return self.to_out(self.processor(self.query(x), key, value, tokens.mask).flatten(2))
+
+    def text_key_value(self, context: Float[Tensor, "real_tokens source_channels"], tokens: TextTokens) -> KeyValue:
+        """Keys and values of real tokens, padded for attention."""
+        return KeyValue(*(tokens.pad(packed[0]) for packed in self.key_value(context[None])))

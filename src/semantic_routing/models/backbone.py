@@ -19,15 +19,16 @@ from ..text import TextEncoder
 from .attention import KeyValue, RMSNorm
 from .rotary import rotary_2d
 from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation
+from .tokens import TextTokens
 
 POSITION_TABLE_SIZE = 64
 
 
 class TextContext(NamedTuple):
-    """What each block reads of the text: its context or, cached, the keys and values made from it; and the mask."""
+    """What each block reads of the text: its context without padding, or the keys and values made from it."""
 
     blocks: list[Tensor] | list[KeyValue]
-    mask: Bool[Tensor, "batch 1 1 text_tokens"] | None
+    tokens: TextTokens
 
 
 class DiffusionTransformer2DModel(
@@ -164,7 +165,7 @@ class DiffusionTransformer2DModel(
             rotary = rotary_2d(height, width, self.config.attention_head_dim, self.config.rope_base, x.device)
 
         for block, text in zip(self.blocks, text_context.blocks, strict=True):
-            inputs = (x, text, text_context.mask, rotary, signal.blocks)
+            inputs = (x, text, text_context.tokens, rotary, signal.blocks)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:

@@ -1,12 +1,14 @@
 """The paper's DiT block."""
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import CrossAttention, KeyValue, RMSNorm, SelfAttention
 from .rotary import Rotary
 from .timestep import BLOCK_PARTS
+from .tokens import TextTokens
 
 
 class GatedMLP(nn.Module):
@@ -65,22 +67,27 @@ class RoutedBlock(nn.Module):
             RMSNorm(channels, norm_eps) if sandwich_norm else nn.Identity() for _ in range(3)
         )
 
-    def key_value(self, context: Float[Tensor, "batch text_tokens text_channels"]) -> KeyValue:
+    def key_value(self, context: Float[Tensor, "real_tokens text_channels"], tokens: TextTokens) -> KeyValue:
         """Keys and values of the block's context, for `forward` to use in every step."""
-        return self.cross_attention.key_value(context)
+        return self.cross_attention.text_key_value(context, tokens)
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens channels"],
-        text: Float[Tensor, "batch text_tokens text_channels"] | KeyValue,
-        text_mask: Bool[Tensor, "batch 1 1 text_tokens"] | None,
+        hidden_states: Float[Tensor, "batch tokens channels"],
+        text: Float[Tensor, "real_tokens text_channels"] | KeyValue,
+        tokens: TextTokens,
         rotary: Rotary | None,
         time_signal: Tensor | None,
     ) -> Float[Tensor, "batch tokens channels"]:
-        """`text` is the context, or its keys and values where they were computed once for all steps."""
+        """`text` is the context without padding, or its keys and values where they were made once for all steps."""
+        x = hidden_states
         attention, mlp = self.modulation(time_signal)
         branch = self.self_attention(attention.modulate(self.norm_attention(x)), rotary)
         x = x + attention.gated(self.norm_attention_out(branch))
-        x = x + self.norm_cross_out(self.cross_attention(x, text, text_mask))
+        x = x + self.norm_cross_out(self.cross_attention(x, text, tokens))
         branch = self.mlp(mlp.modulate(self.norm_mlp(x)))
         return x + mlp.gated(self.norm_mlp_out(branch))
+
+
+# What diffusers' step caches need to know of a block.
+TransformerBlockRegistry.register(RoutedBlock, TransformerBlockMetadata(return_hidden_states_index=0))

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.embeddings import apply_rotary_emb
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -20,6 +21,7 @@ from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
 from .block import GatedMLP
 from .rotary import Rotary, rotary_shift
 from .timestep import BLOCK_PARTS
+from .tokens import TextTokens
 
 
 class PreparedKeyValues(NamedTuple):
@@ -61,18 +63,22 @@ class FusedBlock(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens channels"],
+        hidden_states: Float[Tensor, "batch tokens channels"],
         text: KeyValue,
-        text_mask: Bool[Tensor, "batch 1 1 text_tokens"] | None,
+        tokens: TextTokens,
         rotary: Rotary | None,
         time_signal: Tensor | None,
     ) -> Float[Tensor, "batch tokens channels"]:
         """`text` is what the paired layer keeps of the prompts."""
+        x = hidden_states
         attention, mlp = self.modulation(time_signal)
-        branch = self.joint_attention(attention.modulate(self.norm_attention(x)), rotary, text, text_mask)
+        branch = self.joint_attention(attention.modulate(self.norm_attention(x)), rotary, text, tokens.mask)
         x = x + attention.gated(self.norm_attention_out(branch))
         branch = self.mlp(mlp.modulate(self.norm_mlp(x)))
         return x + mlp.gated(self.norm_mlp_out(branch))
+
+
+TransformerBlockRegistry.register(FusedBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
@@ -175,7 +181,7 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
     ) -> TextContext:
         """Each block's keys and values; neither `timestep` nor `cache` changes them."""
         per_block = [KeyValue(*pair) for pair in zip(prepared.key, prepared.value, strict=True)]
-        return TextContext(per_block, None if prepared.mask is None else prepared.mask[:, None, None])
+        return TextContext(per_block, TextTokens.of(prepared.mask, *prepared.key.shape[1:3]))
 
 
 def _check_pairing(layers: int, blocks: int, channels: int, wanted_channels: int) -> None:

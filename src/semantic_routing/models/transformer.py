@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, cast
 
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from .attention import RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
 from .block import RoutedBlock
 from .timestep import INITIALIZER_STD
+from .tokens import TextTokens
 
 
 class ContextEmbedder(nn.Module):
@@ -113,15 +115,18 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         """What depends on the prompts alone; see `SemanticRouter.prepare`."""
         return self.router.prepare(hidden_states, mask)
 
+    @apply_forward_hook
     def text_context(self, prepared: PreparedText, timestep: Float[Tensor, " _"], cache: bool = False) -> TextContext:
         """What all blocks read of the prompts at `timestep` (one a row, or one for all rows).
 
         Without time dependence (`text_depends_on_time`) any timestep gives the same, so that a sampler calls this
         once a prompt; with `cache` the result goes down to keys and values and leaves no text work to the step.
         """
-        contexts = self.context_embedder(self.router(prepared, timestep))
-        per_block: list[Any] = list(contexts.expand(len(self.blocks), -1, -1, -1))
+        fused = self.router(prepared, timestep)
+        tokens = TextTokens.of(prepared.mask, *fused.shape[1:3])
+        contexts = self.context_embedder(tokens.pack(fused))
+        per_block: list[Any] = list(contexts.expand(len(self.blocks), -1, -1))
         if cache:
             blocks = cast(list[RoutedBlock], self.blocks)
-            per_block = [block.key_value(context) for block, context in zip(blocks, per_block, strict=True)]
-        return TextContext(per_block, None if prepared.mask is None else prepared.mask[:, None, None])
+            per_block = [block.key_value(context, tokens) for block, context in zip(blocks, per_block, strict=True)]
+        return TextContext(per_block, tokens)

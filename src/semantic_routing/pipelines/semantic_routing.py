@@ -173,7 +173,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
                     context = self.transformer.text_context(prepared, gate_time(timestep[None]), cache=True)
                 noisy = torch.cat([latents, latents]) if guided else latents
                 times = timestep.expand(len(noisy))
-                output = self.transformer(noisy.to(self.transformer.dtype), times, text_context=context).sample
+                with self.transformer.cache_context("all_rows"):
+                    output = self.transformer(noisy.to(self.transformer.dtype), times, text_context=context).sample
                 flow = velocity(output, noisy, times, self.transformer.config.prediction)
                 if guided:
                     unconditional, conditional = flow.chunk(2)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
@@ -116,7 +116,7 @@ class Trainer:
             # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
             for method in ("text_context", "key_value"):
                 if isinstance(module, FSDPModule) and hasattr(module, method):
-                    register_fsdp_forward_method(module, method)
+                    register_fsdp_forward_method(cast(nn.Module, module), method)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=optimizer.learning_rate,

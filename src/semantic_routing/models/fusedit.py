@@ -11,6 +11,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (`diffusers` looks for it beside the model)
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn

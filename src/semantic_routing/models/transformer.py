@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, cast
 
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (`diffusers` looks for it beside the model)
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float
 from torch import Tensor, nn

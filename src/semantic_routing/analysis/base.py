@@ -3,15 +3,20 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..fusion import STRATEGIES, SemanticRouter
+from ..fusion.timestep_map import TimestepMap
 from .arrays import Arrays, Coordinates, NamedArray
 from .figures import Drawing
 from .router import PipelineFiles, fusion_weights, layer_numbers, load_router
+from .sampling import Latents, Trajectory, decode, sample_trajectory, starting_noise
+
+if TYPE_CHECKING:
+    from ..evaluation.scenes import ScenePrompt
 
 FINE_TIMES: NDArray[np.float64] = np.linspace(0, 1, 21).round(6)
 AXIS_LABELS = {"block": "DiT block", "flow_time": "flow time t (0 noise, 1 data)"}
@@ -19,22 +24,67 @@ AXIS_LABELS = {"block": "DiT block", "flow_time": "flow time t (0 noise, 1 data)
 
 @dataclass(frozen=True)
 class AnalysisOptions:
-    """What can be chosen of the analyses."""
+    """What can be chosen of the analyses.
+
+    Args:
+        all_blocks: draw curves for all blocks, not only for the first, the middle and the last.
+        prompts: to sample; None takes prompts of the embedded world, whose images can be judged.
+        num_prompts: how many of those, spread over all skills.
+        steps: Euler steps.
+        guidance: classifier-free guidance scale of samples.
+        guidance_scales: scales at which trajectories are measured; 1, the control, and `guidance` always are.
+        seed: image i starts from the noise of seed + i.
+        amplitude: of the advance that stands for the paper's eq. 11, in flow time.
+        window: where that advance begins and ends, in flow time.
+        rounds: repetitions of each latency measurement.
+        dtype: of the weights.
+        device: None is cuda where there is one.
+
+    Raises:
+        ValueError: no prompt, or no step.
+    """
 
     all_blocks: bool = False
+    prompts: tuple[str, ...] | None = None
+    num_prompts: int = 44
+    steps: int = 50
+    guidance: float = 4.0
+    guidance_scales: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0)
+    seed: int = 0
+    amplitude: float = 0.1
+    window: tuple[float, float] = (0.0, 1.0)
+    rounds: int = 5
+    dtype: str = "float32"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompts is not None and not self.prompts:
+            raise ValueError("The prompt file holds no prompt.")
+        if self.num_prompts < 1 or self.steps < 2 or self.rounds < 1:
+            raise ValueError(
+                f"Analyses need at least 1 prompt, 2 steps and 1 round, not {self.num_prompts}, {self.steps} and "
+                f"{self.rounds}."
+            )
+
+    @property
+    def scales(self) -> list[float]:
+        """All guidance scales of trajectories, rising from the control."""
+        return sorted({1.0, self.guidance, *self.guidance_scales})
 
 
 class Subject:
-    """A saved model. Its parts are read when they are first asked for: router and backbone are apart.
+    """A saved model. Its parts are read when they are first asked for, and nothing is sampled twice.
 
     Args:
-        files: the pipeline's folder.
+        files: the pipeline's small files.
         options: what was chosen.
     """
 
-    def __init__(self, files: PipelineFiles, options: AnalysisOptions = AnalysisOptions()) -> None:
+    def __init__(self, files: PipelineFiles, options: AnalysisOptions | None = None) -> None:
         self.files = files
-        self.options = options
+        self.options = options or AnalysisOptions()
+        self._results: dict[str, Arrays] = {}
+        self._trajectories: dict[tuple[float, TimestepMap | None], Trajectory] = {}
 
     @property
     def strategy(self) -> str:
@@ -61,6 +111,64 @@ class Subject:
             axes["block"] = range(self.router.num_blocks)
         axes["layer"] = self.layers
         return NamedArray(values.reshape([len(coordinates) for coordinates in axes.values()]), axes)
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The whole pipeline, for sampling."""
+        from ..pipelines.loading import load_pipeline
+
+        return load_pipeline(self.files.name, self.options.dtype, self.options.device)
+
+    @cached_property
+    def scene_prompts(self) -> "list[ScenePrompt] | None":
+        """Prompts of the embedded world, spread evenly over its benchmark; None where prompts were given."""
+        if self.options.prompts is not None:
+            return None
+        from ..evaluation.scenes import scene_prompts
+
+        prompts = scene_prompts()
+        count = min(self.options.num_prompts, len(prompts))
+        return [prompts[number * len(prompts) // count] for number in range(count)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """What is sampled."""
+        if self.scene_prompts is None:
+            return list(self.options.prompts or ())
+        return [prompt.prompt for prompt in self.scene_prompts]
+
+    @cached_property
+    def noise(self) -> Latents:
+        """The starting noise of each prompt's image."""
+        return starting_noise(self.pipeline, len(self.prompts), self.options.seed)
+
+    def trajectory(self, guidance: float, timestep_map: TimestepMap | None = None, pipeline: Any = None) -> Trajectory:
+        """How all prompts' images came about; of another pipeline (a pruned one, say) it is not kept."""
+        key = (guidance, timestep_map)
+        if pipeline is None and key in self._trajectories:
+            return self._trajectories[key]
+        found = sample_trajectory(
+            pipeline or self.pipeline, self.prompts, self.noise, self.options.steps, guidance, timestep_map
+        )
+        if pipeline is None:
+            self._trajectories[key] = found
+        return found
+
+    def correct(self, latents: Latents) -> NDArray[np.bool_] | None:
+        """Whether each image shows all that its prompt claims; None for prompts that cannot be judged."""
+        if self.scene_prompts is None:
+            return None
+        from ..scenes import judge
+
+        pictures = decode(self.pipeline, latents)
+        pairs = zip(pictures, self.scene_prompts, strict=True)
+        return np.array([all(judge(picture, prompt.claims)) for picture, prompt in pairs])
+
+    def result(self, analysis: "Analysis") -> Arrays:
+        """The numbers of an analysis, computed once."""
+        if analysis.name not in self._results:
+            self._results[analysis.name] = analysis.compute(self)
+        return self._results[analysis.name]
 
 
 class Table(NamedTuple):

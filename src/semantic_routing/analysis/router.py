@@ -17,8 +17,9 @@ PREFIX = "router."
 
 
 class PipelineFiles(NamedTuple):
-    """What the small files of a pipeline folder say."""
+    """What the small files of a pipeline say."""
 
+    name: str | None
     folder: Path
     model_index: dict[str, Any]
     transformer: dict[str, Any]
@@ -50,7 +51,7 @@ def find_pipeline(name: str | None) -> PipelineFiles:
         if not path.is_file():
             raise ValueError(f"{folder} is not a pipeline's folder: it has no {path.relative_to(folder)}.")
         texts.append(json.loads(path.read_text(encoding="utf-8")))
-    return PipelineFiles(folder, *texts)
+    return PipelineFiles(name, folder, *texts)
 
 
 def load_router(files: PipelineFiles) -> SemanticRouter:

@@ -33,7 +33,7 @@ class TimestepMap:
 
     def __call__(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The gate's timestep."""
-        times, gate_times = torch.tensor(self.points, device=timestep.device).unbind(1)
+        times, gate_times = torch.tensor(self.points, device=timestep.device).T.contiguous()
         if len(times) == 1:
             return gate_times.expand(timestep.shape)
         right = torch.searchsorted(times, timestep.float().contiguous()).clamp(1, len(times) - 1)

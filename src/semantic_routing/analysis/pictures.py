@@ -1,0 +1,44 @@
+"""Samples side by side, and shares of correct ones."""
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Subject
+from .figures import Drawing, panels
+from .sampling import Latents, decode
+
+SHOWN = 8
+
+
+def draw_pictures(subject: Subject, ends: Mapping[str, Latents], name: str, what: str) -> Drawing:
+    """A row a variant and a column a prompt; columns are spread over the prompts, and start from the same noise."""
+    count = min(SHOWN, len(subject.prompts))
+    columns = [number * len(subject.prompts) // count for number in range(count)]
+    figure, axes = panels(len(ends), count, 0.95, 1.05)
+    for row, (variant, latents) in enumerate(ends.items()):
+        pictures = decode(subject.pipeline, latents[columns])
+        for place, picture, column in zip(axes[row * count :], pictures, columns, strict=False):
+            place.imshow(picture, interpolation="nearest")
+            place.set_xticks([])
+            place.set_yticks([])
+            place.spines[:].set_visible(False)
+            if row == 0:
+                place.set_title(textwrap.fill(textwrap.shorten(subject.prompts[column], 60), 17), fontsize=5)
+        axes[row * count].set_ylabel(textwrap.fill(variant, 14), fontsize=6)
+    caption = f"{what}, at guidance {subject.options.guidance:g}; images of a column start from the same noise."
+    return Drawing(name, figure, caption)
+
+
+def share_correct(correct: NDArray[np.float64]) -> str:
+    """The share of correct images, with its binomial standard error, in per cent."""
+    share = correct.mean()
+    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(correct)):.1f} %"
+
+
+def paired_change(correct: NDArray[np.float64], base: NDArray[np.float64]) -> str:
+    """Change of the share against the same prompts and noise in another variant, with its standard error."""
+    difference = correct - base
+    return f"{100 * difference.mean():+.1f} ± {100 * difference.std() / np.sqrt(len(difference)):.1f} %"

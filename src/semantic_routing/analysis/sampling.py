@@ -1,0 +1,81 @@
+"""Runs of the pipeline whose latents are kept at every step."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..fusion.timestep_map import TimestepMap
+
+Latents = Float[Tensor, "images channels height width"]
+States = Float[Tensor, "times images channels height width"]
+Pictures = UInt8[np.ndarray, "images height width 3"]
+
+
+class Trajectory(NamedTuple):
+    """Latents from the starting noise to the final ones, and the flow time of each."""
+
+    flow_times: NDArray[np.float64]
+    states: States
+
+
+def gaussian(count: int, shape: Sequence[int], seed: int) -> Latents:
+    """Unit Gaussian noise; row i depends on seed + i alone."""
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)])
+
+
+def starting_noise(pipeline: Any, count: int, seed: int) -> Latents:
+    """Noise of the pipeline's own image size."""
+    config = pipeline.transformer.config
+    return gaussian(count, (config.in_channels, config.sample_size, config.sample_size), seed)
+
+
+def sample_trajectory(
+    pipeline: Any,
+    prompts: Sequence[str],
+    noise: Latents,
+    steps: int,
+    guidance: float,
+    timestep_map: TimestepMap | None = None,
+    batch_size: int = 16,
+) -> Trajectory:
+    """Samples one image a prompt from rows of `noise` and keeps what the sampler went through, float32 on the CPU."""
+    pipeline.set_progress_bar_config(disable=True)
+    batches = []
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        states = [noise[rows]]
+
+        def keep(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            states.append(tensors["latents"].float().cpu())  # noqa: B023 (called before the next turn)
+            return {}
+
+        pipeline(
+            list(prompts[rows]),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            latents=noise[rows],
+            timestep_map=timestep_map or identity,
+            output_type="latent",
+            callback_on_step_end=keep,
+        )
+        batches.append(torch.stack(states))
+    flow_times = 1 - pipeline.scheduler.sigmas.double().cpu().numpy()
+    return Trajectory(flow_times, torch.cat(batches, dim=1))
+
+
+def identity(timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """The gate sees the timestep itself, even where the pipeline has a map of its own."""
+    return timestep
+
+
+def decode(pipeline: Any, latents: Latents) -> Pictures:
+    """Pictures of final latents."""
+    device = pipeline.transformer.device
+    images = pipeline.codec.decode(latents.to(device)).float()
+    values: NDArray[np.float32] = pipeline.image_processor.postprocess(images, output_type="np")
+    return (values * 255).round().astype(np.uint8)

@@ -1,0 +1,37 @@
+"""`sroute prune`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def command(
+    pipeline: Annotated[str, typer.Argument(help="Pipeline folder or hub name; 'demo' is the demo model.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new pipeline; must not exist yet.")],
+    keep: Annotated[int | None, typer.Option(min=1, help="Keep the K layers with the most weight.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Or keep layers that some block gives this weight at some time.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line; default: scenes.")] = None,
+    num_prompts: Annotated[int, typer.Option(min=1, help="How many scenes, where no file is given.")] = 44,
+    steps: Annotated[int, typer.Option(min=2, help="Euler steps.")] = 50,
+    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance scale.")] = 4.0,
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+) -> None:
+    """Write a pipeline that reads fewer language-model layers, and say what that saves and changes."""
+    from ..analysis.base import AnalysisOptions
+    from ..analysis.prune import prune
+    from ..pipelines.generate import read_prompts
+
+    options = AnalysisOptions(
+        prompts=tuple(read_prompts(prompts)) if prompts else None,
+        num_prompts=num_prompts,
+        steps=steps,
+        guidance=guidance,
+        dtype=dtype,
+        device=device,
+    )
+    written = prune(None if pipeline == "demo" else pipeline, out, keep, threshold, options, typer.echo)
+    typer.echo(f"Wrote {written}")

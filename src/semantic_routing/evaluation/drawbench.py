@@ -183,7 +183,7 @@ def score(
         if image.outcome["status"] == "ok":
             scores = image.outcome["scores"]
             scores = {**scores, "mean": sum(scores.values()) / len(scores)}
-            judgements.tally.add(**{f"{image.prompt_index}/{part}": value for part, value in scores.items()})
+            judgements.tally.add({f"{image.prompt_index}/{part}": value for part, value in scores.items()})
     write_judgements(judgements, out, lambda image: {"prompt": prompts.prompts[image.prompt_index].prompt})
     settings = {
         "prompts": len(prompts.prompts),

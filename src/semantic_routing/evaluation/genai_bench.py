@@ -140,7 +140,7 @@ def score(
         if scores is None:
             judgements.tally.problem("unresolved judgements", image.name)
         else:
-            judgements.tally.add(**{str(image.prompt_index): scores[options.kind]})
+            judgements.tally.add({str(image.prompt_index): scores[options.kind]})
     write_judgements(judgements, out, lambda image: _describe(image, prompts, options))
     settings = {
         "prompts": len(prompts.prompts),

@@ -64,11 +64,11 @@ class Tally:
     """Files that do not belong to the benchmark."""
     scored: int = 0
 
-    def add(self, **scores: float) -> None:
+    def add(self, scores: Mapping[str, float]) -> None:
         """Takes one image's scores, by key."""
         self.scored += 1
         for key, score in scores.items():
-            self.scores.setdefault(key, []).append(float(score))
+            self.scores.setdefault(key, []).append(score)
 
     def problem(self, kind: str, name: str) -> None:
         """Takes note of an image without a score."""

@@ -92,7 +92,7 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str,
     Raises:
         ValueError: the folder holds images that were made otherwise.
     """
-    state = PartialState()
+    state = processes()
     batches = [jobs[start : start + sampler.batch_size] for start in range(0, len(jobs), sampler.batch_size)]
     pending = [batch for batch in batches if not all(job.path.is_file() for job in batch)]
     record = read_sampling(out)
@@ -173,4 +173,10 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 def is_main_process() -> bool:
     """Whether this process is the one that scores and prints."""
-    return bool(PartialState().is_main_process)
+    return bool(processes().is_main_process)
+
+
+def processes() -> PartialState:
+    """Which process this is, of how many."""
+    # Without a word on the CPU, `accelerate` takes several processes without a GPU for so many strangers.
+    return PartialState(cpu=not torch.cuda.is_available())

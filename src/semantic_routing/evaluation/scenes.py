@@ -145,7 +145,7 @@ def _judge(prompt: ScenePrompt, number: int, path: Path | None, tally: Tally) ->
         return {**line, "error": str(error)}
     claims = {str(claim): claim.holds(scene) for claim in prompt.claims}
     correct = all(claims.values())
-    tally.add(**{str(prompt.index): correct})
+    tally.add({str(prompt.index): float(correct)})
     return {**line, "correct": correct, "claims": claims}
 
 

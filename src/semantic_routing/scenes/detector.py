@@ -92,7 +92,7 @@ def templates(size: int) -> Templates:
     ink = np.empty((PHASES, PHASES, len(variants), len(axis), len(axis)), np.float32)
     offset = np.empty((len(variants), 2), np.float32)
     for index, (name, scale) in enumerate(variants):
-        centred = draw(name, scale, 0, 0)
+        centred = draw(name, scale, 0.0, 0.0)
         offset[index] = [float((centred * (a - middle)).sum() / centred.sum()) * size for a in (x, y)]
         for row, column in product(range(PHASES), repeat=2):
             shift_x, shift_y = column / PHASES - offset[index, 0], row / PHASES - offset[index, 1]

@@ -123,7 +123,7 @@ def gap(a: SceneObject, b: SceneObject) -> float:
 def contact_distance(shape_a: str, size_a: str, shape_b: str, size_b: str, direction: tuple[int, int]) -> float:
     """How far along `direction`, a unit step along an axis, b's centre lies from a's when they just touch."""
     a = SceneObject(shape_a, "", size_a, 0.0, 0.0, "solid")
-    near, far = 0.0, 2 * REACH * (a.radius + SceneObject(shape_b, "", size_b, 0, 0, "solid").radius)
+    near, far = 0.0, 2 * REACH * (a.radius + SceneObject(shape_b, "", size_b, 0.0, 0.0, "solid").radius)
     for _ in range(16):
         middle = (near + far) / 2
         b = SceneObject(shape_b, "", size_b, direction[0] * middle, direction[1] * middle, "solid")

@@ -27,6 +27,6 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
         window = canvas[top:bottom, left:right]
         x = (np.arange(left, left + window.shape[1], dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         y = (np.arange(top, top + window.shape[0], dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-        ink = coverage(thing, x[None, :], y[:, None], size)[..., None]
+        ink = coverage(thing, x[None, :], y[:, None], float(size))[..., None]
         window += ink * (np.array(COLOURS[thing.colour], np.float32) - window)
     return (canvas + np.float32(0.5)).astype(np.uint8)

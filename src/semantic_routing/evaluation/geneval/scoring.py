@@ -184,7 +184,7 @@ def _judge_all(
                 continue
             outcome = ledger.get(key)
         assert outcome is not None
-        tally.add(**{str(image.prompt_index): outcome["correct"]})
+        tally.add({str(image.prompt_index): float(outcome["correct"])})
         rows.append(_row(image, raw, outcome))
     _add_any(tally)
     return rows

@@ -41,7 +41,7 @@ def load_language_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     config = AutoConfig.from_pretrained(path)
     text_config = config if config.is_encoder_decoder else config.get_text_config()
     auto_class = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    with _silent():
+    with silent():
         model, report = auto_class.from_pretrained(
             path,
             config=text_config,
@@ -54,6 +54,9 @@ def load_language_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if missing:
         raise ValueError(f"Checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}: {missing[0]} …")
+    if text_config is not config:
+        # On saving, transformers would undo the renaming, and cannot: its patterns are one-way.
+        model._weight_conversions = None
     return model.eval().requires_grad_(False)
 
 
@@ -63,7 +66,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Hides the progress bar, and the table of weights that are left out on purpose (heads and the vision tower)."""
     log: Any = transformers_logging
     level = log.get_verbosity()

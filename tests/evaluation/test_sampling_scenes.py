@@ -29,7 +29,9 @@ def pictures(root):
 
 
 def sampled(tiny_pipeline, out, **options):
-    sampler = Sampler(**{"pipeline": str(tiny_pipeline), "steps": 2, "images_per_prompt": 2, "batch_size": 3, **options})
+    sampler = Sampler(
+        **{"pipeline": str(tiny_pipeline), "steps": 2, "images_per_prompt": 2, "batch_size": 3, **options}
+    )
     sample_images(sampler, make_jobs(out / "images", PROMPTS, sampler.images_per_prompt), out)
     return pictures(out / "images")
 
@@ -136,7 +138,9 @@ def test_perfect_images_get_all_and_empty_ones_next_to_nothing(tmp_path):
         Image.new("RGB", (32, 32), (140, 140, 145)).save(job.path)
     bad = scenes.score(prompts, tmp_path / "bad", images_per_prompt=1)
     assert max(row.score for row in bad.rows) < 0.05
-    difference = {(entry.name, entry.part): entry for entry in compare([tmp_path / "bad", tmp_path / "good"]).differences}
+    difference = {
+        (entry.name, entry.part): entry for entry in compare([tmp_path / "bad", tmp_path / "good"]).differences
+    }
     assert difference["overall", "held-out"].beyond_noise
     assert difference["overall", "all"].difference > 0.95
 

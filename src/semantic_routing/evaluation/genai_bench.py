@@ -132,7 +132,7 @@ def score(
     form = Form(max_tokens=1, first_token=True, image_first=options.image_first)
     texts = {number: options.ask(prompt) for number, prompt in prompts.prompts.items()}
     # The first token's probabilities are the same at any temperature.
-    judgements = judge_images(judge, form, texts, _read, out, images, images_per_prompt, retry_temperature=0)
+    judgements = judge_images(judge, form, texts, _read, out, images, images_per_prompt, retry_temperature=0.0)
     for image in judgements.judged:
         if image.outcome["status"] != "ok":
             continue

@@ -1,8 +1,9 @@
 """What a judge is: questions about images in, what the model said out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -50,12 +51,14 @@ class Answer:
     error: str | None = None
 
 
-class Judge(Protocol):
+class Judge(ABC):
     """A model that answers questions about images."""
 
     @property
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What an answer depends on beside the question."""
 
+    @abstractmethod
     def ask(self, asks: Iterable[Ask], form: Form) -> Iterator[Answer]:
         """Yields answers as they come, in any order; takes questions only as it can deal with them."""

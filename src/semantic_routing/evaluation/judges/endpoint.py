@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...endpoint import ChatClient, EndpointError, Reply, Request, image_url, reply_text
-from .base import Answer, Ask, Form
+from .base import Answer, Ask, Form, Judge
 
 TOP_LOGPROBS = 20
 FAILURES_IN_A_ROW = 2
 """An endpoint that fails this many times as many requests in a row as it is sent at once is down."""
 
 
-class EndpointJudge:
+class EndpointJudge(Judge):
     """Asks over the network, many questions at once.
 
     Args:

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .base import Answer, Ask, Form
+from .base import Answer, Ask, Form, Judge
 from .yes_no import is_no, is_yes
 
 LISTED = 20
 """Alternatives kept beside all that mean yes or no."""
 
 
-class LocalJudge:
+class LocalJudge(Judge):
     """Asks a model on this machine, one question at a time.
 
     Args:

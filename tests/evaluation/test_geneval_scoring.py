@@ -1,0 +1,160 @@
+"""GenEval's models read out as the protocol says, and a folder scored from images to the official files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semantic_routing.evaluation.geneval import colours, detector, scoring
+from semantic_routing.evaluation.geneval.records import CLASSES, read_prompts
+from semantic_routing.evaluation.geneval.summary import summarise_rows
+from semantic_routing.evaluation.sampling import Sampler
+
+LINES = [
+    {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a photo of a bench"},
+    {"tag": "colors", "include": [{"class": "car", "count": 1, "color": "red"}], "prompt": "a photo of a red car"},
+    {
+        "tag": "counting",
+        "include": [{"class": "clock", "count": 2}],
+        "exclude": [{"class": "clock", "count": 3}],
+        "prompt": "a photo of two clocks",
+    },
+]
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return read_prompts(path)
+
+
+def test_masks_become_scores_and_boxes_as_in_the_protocol():
+    random = np.random.default_rng(0)
+    classes = torch.from_numpy(random.normal(size=(5, 81)).astype(np.float32)) * 3
+    masks = torch.from_numpy(random.normal(size=(5, 7, 9)).astype(np.float32))
+    masks[3] = -1.0
+    found = detector.read_out(classes, masks)
+    odds = np.exp(classes.numpy())
+    probability = odds[:, :80] / odds.sum(1, keepdims=True)
+    expected = {}
+    for query in range(5):
+        inside = masks[query].numpy() > 0
+        certain = 1 / (1 + np.exp(-masks[query].numpy()))
+        quality = certain[inside].sum() / (inside.sum() + 1e-6)
+        y, x = np.nonzero(inside)
+        box = (x.min(), y.min(), x.max() + 1, y.max() + 1) if inside.any() else (0, 0, 0, 0)
+        for label in range(80):
+            expected[round(float(probability[query, label] * quality), 5), CLASSES[label], tuple(map(float, box))] = 1
+    best = np.sort(probability.ravel())[::-1][:100]
+    assert len(found.detections) == len(best) == 100
+    for entry in found.detections:
+        assert (round(entry.score, 5), entry.label, entry.box) in expected
+    assert found.masks.shape == (100, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"), [((512, 512), (800, 800)), ((640, 320), (1333, 667)), ((30, 90), (444, 1333))]
+)
+def test_images_are_scaled_to_short_800_and_long_1333(size, scaled):
+    assert tuple(detector.resize(Image.new("RGB", size)).shape) == (3, scaled[1], scaled[0])
+
+
+def test_a_plain_image_is_normalised_by_imagenets_mean():
+    pixels = detector.resize(Image.new("RGB", (40, 40), (124, 116, 104)))
+    assert pixels.abs().max() < 0.02
+
+
+def test_the_detector_gives_masks_of_the_images_own_size(tiny_detector):
+    instances = detector.Mask2FormerDetector(str(tiny_detector))(Image.new("RGB", (40, 30), "red"))
+    assert instances.masks.shape == (100, 30, 40)
+    assert len(instances.detections) == 100
+
+
+def test_a_detector_of_other_classes_is_refused(tmp_path, tiny_detector):
+    config = json.loads((tiny_detector / "config.json").read_text())
+    config["id2label"]["0"] = "wall"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="'wall'"):
+        detector.Mask2FormerDetector(str(tmp_path))
+
+
+def test_clip_sees_the_middle_of_the_long_side():
+    image = Image.new("RGB", (90, 30))
+    image.paste((255, 255, 255), (30, 0, 60, 30))
+    pixels = colours.preprocess(image, 30)
+    white = (1 - torch.tensor(colours.MEAN)) / torch.tensor(colours.DEVIATION)
+    assert pixels.shape == (3, 30, 30)
+    assert torch.allclose(pixels[:, 15, 15], white, atol=1e-3)
+    assert torch.allclose(pixels[:, :, 3:27], white[:, None, None].expand(3, 30, 24), atol=0.05)
+
+
+def test_colours_are_the_nearest_sentences(tiny_clip):
+    clip = colours.ClipColours(str(tiny_clip))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    mask = np.zeros((40, 60), bool)
+    mask[5:30, 10:50] = True
+    boxes = [(10.0, 5.0, 50.0, 30.0), (0.0, 0.0, 60.0, 40.0)]
+    named = clip(image, "car", boxes, [mask, None])
+    for box, chosen, name in zip(boxes, [mask, None], named, strict=True):
+        pixels = colours.preprocess(colours.object_crop(image, box, chosen), 32)[None]
+        with torch.no_grad():
+            picture = clip.model.get_image_features(pixel_values=pixels).pooler_output[0]
+            scores = []
+            for colour in colours.COLOURS:
+                mean = torch.zeros(8)
+                for template in colours.TEMPLATES:
+                    tokens = clip.tokenizer([template.format(colour=colour, label="car")], return_tensors="pt")
+                    text = clip.model.get_text_features(**tokens).pooler_output[0]
+                    mean += text / text.norm()
+                scores.append(float(picture @ mean / mean.norm()))
+        assert name == colours.COLOURS[int(np.argmax(scores))]
+
+
+def options_for(tiny_detector, tiny_clip, **judging):
+    judging = scoring.JudgingOptions(**judging)
+    return scoring.ScorerOptions(str(tiny_detector), str(tiny_clip), judging)
+
+
+def test_from_prompts_to_the_official_files(prompts, tiny_pipeline, tiny_detector, tiny_clip, tmp_path):
+    out = tmp_path / "out"
+    scoring.sample(prompts, Sampler(str(tiny_pipeline), steps=2, images_per_prompt=2), out)
+    folders = sorted(path.name for path in (out / "images").iterdir())
+    assert folders == ["00000", "00001", "00002"]
+    assert json.loads((out / "images" / "00001" / "metadata.jsonl").read_text()) == LINES[1]
+    assert sorted(path.name for path in (out / "images" / "00002" / "samples").iterdir()) == ["00000.png", "00001.png"]
+    # Random models score next to nothing; thresholds of zero let all through, and CLIP has colours to name.
+    options = options_for(tiny_detector, tiny_clip, threshold=0.0, counting_threshold=0.0)
+    result = scoring.score(prompts, options, out)
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"} <= rows[0].keys()
+    assert all(json.loads(row["metadata"]) == LINES[row["prompt_index"]] for row in rows)
+    assert all(len(box) == 5 for boxes in json.loads(rows[0]["details"]).values() for box in boxes)
+    assert json.loads((out / "summary.json").read_text()) == summarise_rows(rows)
+    assert not any(row.name == "overall" for row in result.rows), "three tasks are not GenEval"
+    by_tag = {(row.name, row.part): row.score for row in result.rows}
+    shares = [np.mean([row["correct"] for row in rows if row["tag"] == line["tag"]]) for line in LINES]
+    assert [by_tag[line["tag"], "images"] for line in LINES] == pytest.approx(shares)
+
+
+def test_a_second_run_loads_no_model(prompts, tiny_detector, tiny_clip, tmp_path, monkeypatch):
+    images = tmp_path / "out" / "images"
+    for index in range(3):
+        (images / str(index) / "samples").mkdir(parents=True)
+        Image.new("RGB", (16, 16), (index, 0, 0)).save(images / str(index) / "samples" / "0000.png")
+    options = options_for(tiny_detector, tiny_clip)
+    first = scoring.score(prompts, options, tmp_path / "out", images_per_prompt=1)
+    monkeypatch.setattr(scoring, "Scorer", lambda *args: pytest.fail("a model was loaded"))
+    assert scoring.score(prompts, options, tmp_path / "out", images_per_prompt=1) == first
+    assert first.complete
+
+
+def test_images_of_other_prompts_are_refused(prompts, tiny_detector, tiny_clip, tmp_path):
+    folder = tmp_path / "images" / "00001"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "metadata.jsonl").write_text(json.dumps(LINES[0]))
+    with pytest.raises(ValueError, match="a photo of a bench"):
+        scoring.score(prompts, options_for(tiny_detector, tiny_clip), tmp_path)

@@ -41,9 +41,11 @@ class Page:
         """Commands or other text of fixed width."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
-    def image(self, path: Path, caption: str) -> None:
-        """A PNG, copied into the page."""
-        self.parts.append(f"<figure>{_inline(path, caption)}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    def image(self, path: Path, caption: str, inches: float | None = None) -> None:
+        """A PNG, copied into the page, no wider than `inches`."""
+        style = f' style="max-width: {inches:g}in"' if inches else ""
+        caption_html = f"<figcaption>{html.escape(caption)}</figcaption>"
+        self.parts.append(f"<figure{style}>{_inline(path, caption)}{caption_html}</figure>")
 
     def gallery(self, header: Sequence[str], rows: Mapping[str, Sequence[Sequence[Path]]], width: int) -> None:
         """A row of pictures for each text, in columns of several, all enlarged to `width` pixels without smoothing."""

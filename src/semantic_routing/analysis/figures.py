@@ -96,5 +96,6 @@ def save(drawing: Drawing, folder: Path) -> list[Path]:
     """Writes the PNG, which comes first, and the SVG."""
     paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"]
     drawing.figure.savefig(paths[0], dpi=DPI)
+    drawing.figure.set_layout_engine("none")  # all is in its place now
     drawing.figure.savefig(paths[1], metadata={"Date": None})
     return paths

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 
 from ..fusion import STRATEGIES, SemanticRouter
-from ..models import SemanticRoutingTransformer2DModel
-from ..models.flops import Sampling, count_language_model, count_parameters, count_sampling
 from .arrays import Arrays, Coordinates, NamedArray
 from .base import Analysis, Subject, Table, routed
 from .figures import OKABE_ITO, Drawing, panels
@@ -33,6 +31,8 @@ class Overhead(Analysis):
 
     def compute(self, subject: Subject) -> Arrays:
         """`parameters`, `flops` and `latency` (seconds, by round) over strategies; all read all layers they can."""
+        from ..models.flops import count_parameters
+
         pipelines = {strategy: variant(subject.pipeline, strategy) for strategy in STRATEGIES}
         prompt = subject.prompts[0]
         by_strategy: dict[str, Coordinates] = {"strategy": list(pipelines)}
@@ -92,12 +92,13 @@ class Overhead(Analysis):
 def variant(pipeline: Any, strategy: str) -> Any:
     """A pipeline of another strategy, untrained, on the same backbone, whose weights it shares."""
     transformer = pipeline.transformer
+    kind = type(transformer)
     everything = type(pipeline.prompt_encoder).resolve("all", pipeline.text_encoder.config)
-    layers = SemanticRoutingTransformer2DModel.layers_read(strategy, everything)
+    layers = kind.layers_read(strategy, everything)
     config = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     config |= {"strategy": strategy, "num_text_layers": len(layers)}
     with torch.device("meta"):
-        other = type(transformer)(**config)
+        other = kind(**config)
     for name, child in transformer.named_children():
         setattr(other, name, child)
     other.router = SemanticRouter(strategy, len(layers), config["num_blocks"]).to(transformer.device)
@@ -115,6 +116,8 @@ def variant(pipeline: Any, strategy: str) -> Any:
 
 def count_flops(pipeline: Any, prompt: str, steps: int) -> int:
     """FLOPs of one guided image: the language model, then all of sampling."""
+    from ..models.flops import Sampling, count_language_model, count_sampling
+
     config = pipeline.transformer.config
     tokens = pipeline.prompt_encoder.tokenize([prompt, ""])[1].shape[1]
     sampling = Sampling(latent_size=config.sample_size, text_tokens=tokens, steps=steps)

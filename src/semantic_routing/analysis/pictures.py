@@ -35,10 +35,12 @@ def draw_pictures(subject: Subject, ends: Mapping[str, Latents], name: str, what
 def share_correct(correct: NDArray[np.float64]) -> str:
     """The share of correct images, with its binomial standard error, in per cent."""
     share = correct.mean()
-    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(correct)):.1f} %"
+    error = np.sqrt(share * (1 - share) / len(correct))
+    return f"{100 * share:.1f} ± {100 * error:.1f} %".replace(" ", "\u00a0")
 
 
 def paired_change(correct: NDArray[np.float64], base: NDArray[np.float64]) -> str:
     """Change of the share against the same prompts and noise in another variant, with its standard error."""
     difference = correct - base
-    return f"{100 * difference.mean():+.1f} ± {100 * difference.std() / np.sqrt(len(difference)):.1f} %"
+    error = difference.std() / np.sqrt(len(difference))
+    return f"{100 * difference.mean():+.1f} ± {100 * error:.1f} %".replace(" ", "\u00a0")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,12 +10,14 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.attention import CrossAttention, KeyValue
-from ..models.tokens import TextTokens
 from .arrays import Arrays, NamedArray
 from .base import FINE_TIMES, Analysis, Subject, routed
 from .figures import Drawing, heat_map, label_cells, panels
 from .sampling import sample_trajectory
+
+if TYPE_CHECKING:
+    from ..models.attention import CrossAttention, KeyValue
+    from ..models.tokens import TextTokens
 
 MOST_TOKENS = 40
 
@@ -50,7 +52,10 @@ class Prompt(Analysis):
         """The prompt, and the most attended token of each block."""
         mean = arrays["attention"].values.mean(0)
         tokens = arrays["attention"].axes["token"]
-        most = [f"block {block}: {tokens[int(row.argmax())]} ({row.max():.2f})" for block, row in enumerate(mean)]
+        most = [
+            f"block {block}: {str(tokens[int(row.argmax())]).partition(': ')[2]} ({row.max():.2f})"
+            for block, row in enumerate(mean)
+        ]
         return [f"Prompt: “{subject.prompts[0]}”.", f"Most attended, on average over time: {'; '.join(most)}."]
 
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
@@ -62,8 +67,8 @@ class Prompt(Analysis):
         averaged = tuple(number for number, axis in enumerate(weights.axes) if axis not in ("block", "layer"))
         read = np.broadcast_to(weights.values.mean(averaged), (len(mean), len(layers)))
         figure, axes = panels(1, 2, 3.4, 3.0, gridspec_kw={"width_ratios": [2, 1]}, sharey=True)
-        left = heat_map(axes[0], mean, 0, float(mean.max()))
-        right = heat_map(axes[1], read, 0, float(read.max()), "cividis")
+        left = heat_map(axes[0], mean, 0.0, float(mean.max()))
+        right = heat_map(axes[1], read, 0.0, float(read.max()), "cividis")
         axes[0].set_xticks(range(len(tokens)), [str(token) for token in tokens], rotation=60, ha="right", fontsize=6)
         axes[0].set_xlabel("token")
         axes[0].set_ylabel("DiT block")
@@ -93,7 +98,7 @@ def record_attention(transformer: Any) -> Iterator[list[Float[Tensor, "batch tex
     """Collects, call by call and block by block, what each cross-attention attends to."""
     seen: list[Tensor] = []
 
-    def keep(module: CrossAttention, inputs: tuple[Tensor, Tensor | KeyValue, TextTokens]) -> None:
+    def keep(module: "CrossAttention", inputs: "tuple[Tensor, Tensor | KeyValue, TextTokens]") -> None:
         seen.append(attention_weights(module, *inputs))
 
     hooks = [block.cross_attention.register_forward_pre_hook(keep) for block in transformer.blocks]
@@ -105,11 +110,11 @@ def record_attention(transformer: Any) -> Iterator[list[Float[Tensor, "batch tex
 
 
 def attention_weights(
-    module: CrossAttention, x: Tensor, text: Tensor | KeyValue, tokens: TextTokens
+    module: "CrossAttention", x: Tensor, text: "Tensor | KeyValue", tokens: "TextTokens"
 ) -> Float[Tensor, "batch text_tokens"]:
     """Softmax weights over text tokens, a mean over heads and image tokens, in float32."""
     query = module.query(x).float()
-    key = (text if isinstance(text, KeyValue) else module.text_key_value(text, tokens)).key.float()
+    key = (module.text_key_value(text, tokens) if isinstance(text, Tensor) else text).key.float()
     key = repeat(key, "b n g c -> b n (g r) c", r=query.shape[2] // key.shape[2])
     scores = torch.einsum("bihc,bjhc->bhij", query, key) / query.shape[-1] ** 0.5
     if tokens.mask is not None:

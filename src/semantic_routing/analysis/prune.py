@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..fusion import SemanticRouter
-from ..text.early_exit import first_layers
 from .arrays import NamedArray
 from .base import FINE_TIMES, AnalysisOptions, Subject
 from .pictures import paired_change, share_correct
@@ -81,6 +79,10 @@ def prune_pipeline(pipeline: Any, kept: Sequence[int], shorten: bool = False) ->
         kept: positions in the router's stack, rising.
         shorten: give it a language model with no more layers than it needs.
     """
+    from accelerate import init_empty_weights
+
+    from ..text.early_exit import first_layers
+
     transformer = pipeline.transformer
     strategy = transformer.config.strategy
     weights = {name: tensor for name, tensor in transformer.state_dict().items() if not name.startswith("router.")}

@@ -1,10 +1,11 @@
 """All analyses. A new one is a subclass of `Analysis` and one line here."""
 
-from ..models import TRANSFORMERS
+from ..fusion import STRATEGIES
 from .base import Analysis
 from .drift import Drift
 from .overhead import Overhead
 from .prompt import Prompt
+from .router import ROUTERLESS
 from .shift import Shift
 from .similarity import Similarity
 from .trajectory import TrajectoryAnalysis
@@ -32,7 +33,7 @@ def why_not(analysis: type[Analysis], strategy: str) -> str | None:
     """A sentence that says to which strategies an analysis applies, if not to this one."""
     if analysis.applies_to(strategy):
         return None
-    known = [name for name in TRANSFORMERS if analysis.applies_to(name)]
+    known = [name for name in (*STRATEGIES, ROUTERLESS) if analysis.applies_to(name)]
     return f"{analysis.name} applies to {', '.join(known)}; this model's strategy is {strategy}."
 
 

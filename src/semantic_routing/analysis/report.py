@@ -16,6 +16,9 @@ from .registry import choose
 from .router import find_pipeline
 from .trajectory import TrajectoryAnalysis, measured_map
 
+# A screen is read from further away than paper.
+SCREEN = 1.3
+
 
 def analyse(
     pipeline: str | None,
@@ -39,9 +42,7 @@ def analyse(
     subject = Subject(find_pipeline(pipeline), options)
     analyses, skipped = choose(list(only), subject.strategy)
     if save_map and not on_time(subject.strategy):
-        raise ValueError(
-            f"A timestep map needs a gate that sees the time; this model's strategy is {subject.strategy}."
-        )
+        raise ValueError(f"A timestep map needs a gate that sees the time; the strategy here is {subject.strategy}.")
     if save_map and not Path(pipeline or subject.files.folder).is_dir():
         raise ValueError(f"A timestep map can be saved with a pipeline's folder only, and {pipeline!r} is none.")
     out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ def write_analysis(analysis: Analysis, subject: Subject, folder: Path, page: Pag
         page.text(table.caption)
     with style():
         for drawing in analysis.draw(arrays, subject):
-            page.image(save(drawing, folder)[0], drawing.caption)
+            page.image(save(drawing, folder)[0], drawing.caption, inches=SCREEN * drawing.figure.get_figwidth())
 
 
 def describe_model(subject: Subject) -> str:

@@ -14,6 +14,7 @@ from ..fusion import STRATEGIES, SemanticRouter
 from ..resources import resource
 
 PREFIX = "router."
+ROUTERLESS = "fusedit"  # what there is beside `STRATEGIES`
 
 
 class PipelineFiles(NamedTuple):
@@ -26,8 +27,8 @@ class PipelineFiles(NamedTuple):
 
     @property
     def strategy(self) -> str:
-        """The fusion strategy, or `fusedit` for a transformer that has no router."""
-        return str(self.transformer.get("strategy", "fusedit"))
+        """The fusion strategy, or `ROUTERLESS`."""
+        return str(self.transformer.get("strategy", ROUTERLESS))
 
 
 def find_pipeline(name: str | None) -> PipelineFiles:

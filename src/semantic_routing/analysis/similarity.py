@@ -45,10 +45,10 @@ class Similarity(Analysis):
         # Equal rows leave no range of their own to colour.
         low = min(low, 0.99)
         for place, (axis, array) in zip(axes, arrays.items(), strict=True):
-            mesh = heat_map(place, array.values, low, 1, MATRIX)
+            mesh = heat_map(place, array.values, low, 1.0, MATRIX)
             place.set_aspect("equal")
             for side in ("x", "y"):
-                label_cells(place, side, array.axes[axis], 9)
+                label_cells(place, side, array.axes[axis], 6)
             place.set_xlabel(AXIS_LABELS[axis])
             place.set_ylabel(AXIS_LABELS[axis])
         figure.colorbar(mesh, ax=axes, label="similarity (1 means equal)")

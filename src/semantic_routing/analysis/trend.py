@@ -62,7 +62,8 @@ class Trend(Analysis):
             place.set_ylim(0, 1)
             place.set_xlabel(AXIS_LABELS[axis])
         axes[0].set_ylabel("depth (0 shallowest, 1 deepest)")
-        axes[0].legend(loc="upper left")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, ncols=2, loc="outside upper center")
         caption = (
             "Semantic centre of the fusion weights, the mean depth of the layers read on a scale from 0 (shallowest) "
             "to 1 (deepest), with ±1 standard deviation, the root of the semantic dispersion. Dotted: the centre of "

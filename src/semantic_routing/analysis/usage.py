@@ -102,12 +102,12 @@ class Usage(Analysis):
                 values = array.at(statistic=statistic)
                 text = f"{label}, {statistic}"
                 axes[1].plot(
-                    array.numbers("keep"), values, color=OKABE_ITO[number], linestyle=dash, marker="o", label=text
+                    array.numbers("keep"), values, color=OKABE_ITO[number], linestyle=dash, marker=".", label=text
                 )
         axes[1].set_xlabel("layers kept")
         axes[1].set_ylabel("share, or relative change")
         axes[1].set_ylim(bottom=0)
-        axes[1].legend()
+        axes[1].legend(loc="lower left", bbox_to_anchor=(0, 1))
         if correct is not None:
             share = correct.values.mean(1)
             error = np.sqrt(share * (1 - share) / correct.values.shape[1])

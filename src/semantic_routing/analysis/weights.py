@@ -144,14 +144,14 @@ def draw_maps(weights: NamedArray) -> Drawing:
         return _draw_time_maps(weights)
     name = next((axis for axis in ("block", "flow_time") if axis in weights.axes), None)
     figure, axes = panels(1, 1, 4.2, 2.8 if name else 1.3)
-    mesh = heat_map(axes[0], weights.values if name else weights.values[None], 0, float(weights.values.max()))
+    mesh = heat_map(axes[0], weights.values if name else weights.values[None], 0.0, float(weights.values.max()))
     label_cells(axes[0], "x", weights.axes["layer"])
     axes[0].set_xlabel("language-model layer")
     if name is None:
         axes[0].set_yticks([])
         where = "the same in all blocks at all times"
     else:
-        label_cells(axes[0], "y", weights.axes[name])
+        label_cells(axes[0], "y", weights.axes[name], 8)
         axes[0].set_ylabel({"block": "DiT block", "flow_time": "flow time t"}[name])
         where = {
             "block": "by block, the same at all times",
@@ -164,7 +164,7 @@ def draw_maps(weights: NamedArray) -> Drawing:
 def _draw_time_maps(weights: NamedArray) -> Drawing:
     figure, axes = panels(2, 3, 2.4, 2.1, sharex=True, sharey=True)
     for place, time in zip(axes, coarse_times(weights), strict=True):
-        mesh = heat_map(place, weights.at(flow_time=time), 0, float(weights.values.max()))
+        mesh = heat_map(place, weights.at(flow_time=time), 0.0, float(weights.values.max()))
         place.set_title(f"t = {time:.1f}")
         label_cells(place, "y", weights.axes["block"], 9)
         label_cells(place, "x", weights.axes["layer"], 9)
@@ -180,7 +180,7 @@ def draw_block_maps(weights: NamedArray) -> Drawing:
     rows, columns = grid_of(len(blocks), 6)
     figure, axes = panels(rows, columns, 1.5, 1.5, sharex=True, sharey=True)
     for place, block in zip(axes, blocks, strict=False):
-        mesh = heat_map(place, weights.at(block=block), 0, float(weights.values.max()))
+        mesh = heat_map(place, weights.at(block=block), 0.0, float(weights.values.max()))
         place.set_title(f"block {block}")
         label_cells(place, "x", weights.axes["layer"], 5)
         label_cells(place, "y", weights.axes["flow_time"], 6)

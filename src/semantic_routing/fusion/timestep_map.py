@@ -33,10 +33,11 @@ class TimestepMap:
 
     def __call__(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The gate's timestep."""
+        timestep = timestep.float()
         times, gate_times = torch.tensor(self.points, device=timestep.device).T.contiguous()
         if len(times) == 1:
             return gate_times.expand(timestep.shape)
-        right = torch.searchsorted(times, timestep.float().contiguous()).clamp(1, len(times) - 1)
+        right = torch.searchsorted(times, timestep.contiguous()).clamp(1, len(times) - 1)
         share = ((timestep - times[right - 1]) / (times[right] - times[right - 1])).clamp(0, 1)
         return torch.lerp(gate_times[right - 1], gate_times[right], share)
 

@@ -1,0 +1,169 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_pipelines import NUM_BLOCKS, QUICK, saved_pipeline, subject_of
+
+from semantic_routing.analysis.base import AnalysisOptions
+from semantic_routing.analysis.overhead import BASELINE, Overhead, relative_costs
+from semantic_routing.analysis.prompt import Prompt, attention_weights, record_attention
+from semantic_routing.analysis.sampling import gaussian, identity, sample_trajectory, starting_noise
+from semantic_routing.analysis.shift import NONE, Shift
+from semantic_routing.analysis.trajectory import TrajectoryAnalysis, measured_map
+from semantic_routing.analysis.usage import Usage, keep_numbers
+from semantic_routing.fusion import STRATEGIES
+from semantic_routing.fusion.timestep_map import TimestepMap, advanced
+from semantic_routing.pipelines.loading import load_pipeline
+
+
+def test_a_trajectory_goes_from_the_noise_to_the_pipelines_own_latents(language_models):
+    pipeline = load_pipeline(str(saved_pipeline(language_models, "joint")))
+    noise = starting_noise(pipeline, 3, seed=5)
+    prompts = ["a red circle", "two blue squares", "a star"]
+    trajectory = sample_trajectory(pipeline, prompts, noise, steps=4, guidance=2.0, batch_size=2)
+    assert trajectory.states.shape == (5, 3, 3, 16, 16)
+    assert trajectory.states[0].equal(noise)
+    wanted = pipeline(prompts, num_inference_steps=4, guidance_scale=2.0, latents=noise, output_type="latent").images
+    torch.testing.assert_close(trajectory.states[-1], wanted, rtol=1e-4, atol=1e-4)
+    assert trajectory.flow_times[0] == 0
+    assert trajectory.flow_times[-1] == 1
+    assert (np.diff(trajectory.flow_times) > 0).all()
+
+
+def test_noise_of_an_image_does_not_depend_on_the_others():
+    assert gaussian(3, (1, 4, 4), 7)[1:].equal(gaussian(2, (1, 4, 4), 8))
+
+
+def test_trajectory_measures_every_scale_and_ends_at_1(language_models):
+    subject = subject_of(language_models, "time-wise")
+    arrays = TrajectoryAnalysis().compute(subject)
+    assert arrays["mse"].axes["guidance"] == [1.0, 2.0, 4.0]
+    assert arrays["mse"].at(noise="starting")[:, 0] == pytest.approx(0)
+    assert arrays["mse"].values[..., -1] == pytest.approx(0)
+    assert arrays["effective_time"].values[..., -1] == pytest.approx(1)
+    assert not np.isnan(arrays["error"].values).any()
+
+
+def test_the_measured_map_shows_the_gate_the_effective_time_and_never_turns_back(language_models):
+    subject = subject_of(language_models, "time-wise")
+    times = TrajectoryAnalysis().compute(subject)["effective_time"]
+    gate = measured_map(times, 2.0, "paired")
+    grid = 1 - torch.linspace(1000, 0, 500).double().numpy() / 1000
+    seen = 1 - gate(torch.linspace(1000, 0, 500)).double().numpy() / 1000
+    assert (np.diff(seen) >= -1e-6).all()
+    measured = np.interp(0.5, times.numbers("flow_time"), times.at(guidance=2.0, method="paired"))
+    assert np.interp(0.5, grid, seen) == pytest.approx(measured, abs=0.01)
+
+
+def test_a_shift_by_nothing_changes_nothing_and_a_real_one_does(language_models):
+    options = dataclasses.replace(QUICK, amplitude=0.0)
+    arrays = Shift().compute(subject_of(language_models, "time-wise", options=options))
+    names = arrays["difference"].axes["map"]
+    assert names[0] == NONE
+    assert arrays["difference"].at(map=names[1]) == pytest.approx(0, abs=1e-6)
+    assert arrays["difference"].values[2:].max() > 1e-6
+    np.testing.assert_allclose(arrays["gate_time"].at(map=NONE), arrays["gate_time"].numbers("flow_time"))
+
+
+def test_a_map_that_was_saved_is_used_and_a_call_can_say_otherwise(language_models, tmp_path):
+    pipeline = load_pipeline(str(saved_pipeline(language_models, "time-wise")))
+    gate_time = advanced(0.3)
+    pipeline.register_to_config(timestep_map=[list(point) for point in gate_time.points])
+    pipeline.save_pretrained(tmp_path)
+    again = load_pipeline(str(tmp_path))
+    noise = starting_noise(pipeline, 1, 0)
+
+    def sample(from_pipeline, **options):
+        made = from_pipeline(
+            "a star", num_inference_steps=3, guidance_scale=1.0, latents=noise, output_type="latent", **options
+        )
+        return made.images
+
+    assert sample(again).equal(sample(pipeline, timestep_map=gate_time))
+    assert sample(again, timestep_map=identity).equal(sample(pipeline))
+    assert not sample(again).equal(sample(pipeline))
+    assert TimestepMap(again.config.timestep_map) == gate_time
+
+
+def test_usage_loses_nothing_with_all_layers_and_more_with_fewer(language_models):
+    arrays = Usage().compute(subject_of(language_models, "joint"))
+    lost = arrays["lost_weight"].at(statistic="largest")
+    assert (np.diff(lost) < 0).all()
+    assert lost[-1] == pytest.approx(0)
+    change = arrays["context_change"]
+    assert change.at(keep=4, statistic="largest") == pytest.approx(0, abs=1e-5)
+    assert (change.at(statistic="largest")[:-1] > 0.01).all()
+    assert arrays["layers_run"].values[-1] == 4
+
+
+def test_the_numbers_of_layers_that_are_tried_end_with_all():
+    assert keep_numbers(6) == [1, 2, 3, 4, 5, 6]
+    assert keep_numbers(36) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 36]
+
+
+def test_overhead_compares_all_strategies_on_one_backbone(language_models):
+    arrays = Overhead().compute(subject_of(language_models, "static"))
+    assert arrays["parameters"].axes["strategy"] == list(STRATEGIES)
+    relative = relative_costs(arrays)
+    assert relative.at(strategy=BASELINE).tolist() == [1, 1, 1]
+    parameters = {name: arrays["parameters"].at(strategy=name) for name in STRATEGIES}
+    assert parameters["static"] - parameters["uniform"] == 4
+    assert parameters["depth-wise"] - parameters["uniform"] == 4 * NUM_BLOCKS
+    assert parameters["joint"] - parameters["uniform"] == NUM_BLOCKS * (parameters["time-wise"] - parameters["uniform"])
+    flops = {name: arrays["flops"].at(strategy=name) for name in STRATEGIES}
+    assert flops["penultimate"] < flops["depth-wise"] < flops["joint"]
+
+
+def test_recorded_attention_is_what_the_block_uses(language_models):
+    transformer = load_pipeline(str(saved_pipeline(language_models, "joint"))).transformer
+    hidden_states = torch.randn(2, 4, 7, 32)
+    mask = torch.tensor([[True] * 7, [True] * 3 + [False] * 4])
+    with torch.no_grad(), record_attention(transformer) as seen:
+        transformer(torch.randn(2, 3, 16, 16), torch.tensor([500.0, 500.0]), hidden_states, mask)
+    assert len(seen) == NUM_BLOCKS
+    for weights in seen:
+        torch.testing.assert_close(weights.sum(1), torch.ones(2))
+        assert weights[1, 3:].abs().max() == 0
+
+
+def test_attention_weights_give_the_attentions_output(language_models):
+    transformer = load_pipeline(str(saved_pipeline(language_models, "joint"))).transformer
+    module = transformer.blocks[0].cross_attention
+    prepared = transformer.prepare_text(torch.randn(1, 4, 5, 32))
+    context = transformer.text_context(prepared, torch.tensor([300.0]), cache=True)
+    text = context.blocks[0]
+    x = torch.randn(1, 1, 32)
+    with torch.no_grad():
+        weights = attention_weights(module, x, text, context.tokens)
+        # With equal values for all heads, the mean over heads is all that matters.
+        value = torch.randn(1, 5, 1, 1).expand(1, 5, 2, 8)
+        mixed = module.processor(module.query(x), text.key, value, None).mean(2)[0, 0, 0]
+    assert (weights[0] @ value[0, :, 0, 0]).item() == pytest.approx(mixed.item(), abs=1e-5)
+
+
+def test_prompt_has_a_distribution_over_tokens_for_each_block_and_time(language_models):
+    arrays = Prompt().compute(subject_of(language_models, "depth-wise"))
+    attention = arrays["attention"]
+    assert list(attention.axes) == ["flow_time", "block", "token"]
+    assert attention.axes["token"] == ["0: a", "1: red", "2: circle"]
+    np.testing.assert_allclose(attention.values.sum(-1), 1, atol=1e-5)
+
+
+def test_scenes_are_judged(language_models):
+    options = AnalysisOptions(num_prompts=3, steps=2, guidance_scales=(1.0,))
+    subject = subject_of(language_models, "static", options=options)
+    correct = subject.correct(subject.trajectory(1.0).states[-1])
+    assert correct.shape == (3,)
+    assert len({prompt.skill for prompt in subject.scene_prompts}) == 3
+
+
+@pytest.mark.parametrize("wrong", [{"prompts": ()}, {"steps": 1}, {"num_prompts": 0}])
+def test_options_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match=r"no prompt|at least"):
+        AnalysisOptions(**wrong)
+
+
+def test_numbers_are_json():
+    assert json.dumps(QUICK.scales) == "[1.0, 2.0, 4.0]"

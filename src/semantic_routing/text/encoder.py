@@ -110,8 +110,8 @@ class TextEncoder:
 
     @classmethod
     def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
-        """How many of its layers run."""
-        return int(config.num_hidden_layers)
+        """How many of its layers run: no further than the deepest chosen, where its layers are one list."""
+        return max(layers)
 
     @property
     def num_channels(self) -> int:

@@ -1,6 +1,5 @@
 """Prompts in, keys and values of the language model's own attention out: what deep fusion reads (FuseDiT)."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from .early_exit import read_until
 from .encoder import TextEncoder
 
 # Their layers normalise keys per head and rotate them in two halves, as the image side does.
@@ -27,10 +27,6 @@ class KeyValueEncoder(TextEncoder):
         ValueError: the language model is not a Qwen3 or Qwen3-VL text model, or a layer is out of range.
     """
 
-    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(model, *args, **kwargs)
-        self._reader = _first_layers(model, self.layers_computed(self.layers, model.config))
-
     @classmethod
     def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
         """Layer numbers from 0: "all", a number n for the last n, or a list, negative ones from the end."""
@@ -42,6 +38,8 @@ class KeyValueEncoder(TextEncoder):
         if layers == "all":
             return list(range(count))
         if isinstance(layers, int):
+            if not 1 <= layers <= count:
+                raise ValueError(f"Cannot take the last {layers} layers of {count}.")
             layers = list(range(count - layers, count))
         if isinstance(layers, str) or not layers:
             raise ValueError(f"Layers must be 'all', a number or a non-empty list of numbers, not {layers!r}.")
@@ -65,14 +63,14 @@ class KeyValueEncoder(TextEncoder):
     ) -> Float[Tensor, "batch layers text_tokens key_value_channels"]:
         """Runs the language model and takes what it would keep for generating on."""
         cache: Any = DynamicCache()
-        self._reader(input_ids=input_ids, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
+
+        def run() -> None:
+            self.model(input_ids=input_ids, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
+
+        computed = self.layers_computed(self.layers, self.model.config)
+        if computed < self.model.config.num_hidden_layers:
+            read_until(run, self.model.layers, [computed])
+        else:
+            run()
         kept = [torch.cat([cache.layers[layer].keys, cache.layers[layer].values], dim=1) for layer in self.layers]
         return rearrange(torch.stack(kept, dim=1), "b l g n c -> b l n (g c)")
-
-
-def _first_layers(model: Any, count: int) -> Any:
-    """The same model, sharing all weights, that stops after `count` layers."""
-    reader = copy.copy(model)
-    reader._modules = dict(model._modules)
-    reader.layers = model.layers[:count]
-    return reader

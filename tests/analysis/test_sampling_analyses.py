@@ -154,7 +154,7 @@ def test_prompt_has_a_distribution_over_tokens_for_each_block_and_time(language_
 def test_scenes_are_judged(language_models):
     options = AnalysisOptions(num_prompts=3, steps=2, guidance_scales=(1.0,))
     subject = subject_of(language_models, "static", options=options)
-    correct = subject.correct(subject.trajectory(1.0).states[-1])
+    correct = subject.correct(subject.samples(1.0))
     assert correct.shape == (3,)
     assert len({prompt.skill for prompt in subject.scene_prompts}) == 3
 

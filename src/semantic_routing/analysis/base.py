@@ -13,7 +13,7 @@ from ..fusion.timestep_map import TimestepMap
 from .arrays import Arrays, Coordinates, NamedArray
 from .figures import Drawing
 from .router import PipelineFiles, fusion_weights, layer_numbers, load_router
-from .sampling import Latents, Trajectory, decode, sample_trajectory, starting_noise
+from .sampling import Latents, Trajectory, decode, sample_latents, sample_trajectory, starting_noise
 
 if TYPE_CHECKING:
     from ..evaluation.scenes import ScenePrompt
@@ -84,7 +84,7 @@ class Subject:
         self.files = files
         self.options = options or AnalysisOptions()
         self._results: dict[str, Arrays] = {}
-        self._trajectories: dict[tuple[float, TimestepMap | None], Trajectory] = {}
+        self._samples: dict[tuple[float, TimestepMap | None], Latents] = {}
 
     @property
     def strategy(self) -> str:
@@ -142,17 +142,22 @@ class Subject:
         """The starting noise of each prompt's image."""
         return starting_noise(self.pipeline, len(self.prompts), self.options.seed)
 
-    def trajectory(self, guidance: float, timestep_map: TimestepMap | None = None, pipeline: Any = None) -> Trajectory:
-        """How all prompts' images came about; of another pipeline (a pruned one, say) it is not kept."""
-        key = (guidance, timestep_map)
-        if pipeline is None and key in self._trajectories:
-            return self._trajectories[key]
-        found = sample_trajectory(
-            pipeline or self.pipeline, self.prompts, self.noise, self.options.steps, guidance, timestep_map
-        )
-        if pipeline is None:
-            self._trajectories[key] = found
+    def trajectory(self, guidance: float) -> Trajectory:
+        """How all prompts' images come about; only their ends are kept."""
+        found = sample_trajectory(self.pipeline, self.prompts, self.noise, self.options.steps, guidance)
+        self._samples[guidance, None] = found.states[-1]
         return found
+
+    def samples(self, guidance: float, timestep_map: TimestepMap | None = None) -> Latents:
+        """Final latents of all prompts."""
+        key = (guidance, timestep_map)
+        if key not in self._samples:
+            self._samples[key] = self.samples_of(self.pipeline, guidance, timestep_map)
+        return self._samples[key]
+
+    def samples_of(self, pipeline: Any, guidance: float, timestep_map: TimestepMap | None = None) -> Latents:
+        """Final latents that another pipeline makes of the same prompts and noise."""
+        return sample_latents(pipeline, self.prompts, self.noise, self.options.steps, guidance, timestep_map)
 
     def correct(self, latents: Latents) -> NDArray[np.bool_] | None:
         """Whether each image shows all that its prompt claims; None for prompts that cannot be judged."""

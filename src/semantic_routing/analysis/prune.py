@@ -174,7 +174,7 @@ def compare(subject: Subject, pruned: Any, kept: Sequence[int]) -> dict[str, Any
     """What a pruned pipeline saves and changes, in numbers."""
     whole, prompts, guidance = subject.pipeline, subject.prompts, subject.options.guidance
     seconds = _encoding_seconds([whole, pruned], prompts, subject.options.rounds)
-    ends = [subject.trajectory(guidance).states[-1], subject.trajectory(guidance, pipeline=pruned).states[-1]]
+    ends = [subject.samples(guidance), subject.samples_of(pruned, guidance)]
     change = context_change(whole, kept, prompts)
     correct = [subject.correct(end) for end in ends]
     numbers: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Runs of the pipeline whose latents are kept at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ def starting_noise(pipeline: Any, count: int, seed: int) -> Latents:
     return gaussian(count, (config.in_channels, config.sample_size, config.sample_size), seed)
 
 
-def sample_trajectory(
+def sample_latents(
     pipeline: Any,
     prompts: Sequence[str],
     noise: Latents,
@@ -42,30 +42,52 @@ def sample_trajectory(
     guidance: float,
     timestep_map: TimestepMap | None = None,
     batch_size: int = 16,
-) -> Trajectory:
-    """Samples one image a prompt from rows of `noise` and keeps what the sampler went through, float32 on the CPU."""
+    on_step: Callable[[Latents], None] | None = None,
+) -> Latents:
+    """Final latents of one image a prompt from rows of `noise`, float32 on the CPU.
+
+    Args:
+        pipeline: samples.
+        prompts: one an image.
+        noise: the starting latents.
+        steps: Euler steps.
+        guidance: classifier-free guidance scale.
+        timestep_map: what the gate sees; None is the sampler's own time, even where the pipeline has a map.
+        batch_size: images at a time.
+        on_step: called with the latents of a batch after each step.
+    """
     pipeline.set_progress_bar_config(disable=True)
-    batches = []
+
+    def callback(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if on_step is not None:
+            on_step(tensors["latents"].float().cpu())
+        return {}
+
+    ends = []
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
-        states = [noise[rows]]
-
-        def keep(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            states.append(tensors["latents"].float().cpu())  # noqa: B023 (called before the next turn)
-            return {}
-
-        pipeline(
+        made = pipeline(
             list(prompts[rows]),
             num_inference_steps=steps,
             guidance_scale=guidance,
             latents=noise[rows],
             timestep_map=timestep_map or identity,
             output_type="latent",
-            callback_on_step_end=keep,
+            callback_on_step_end=callback,
         )
-        batches.append(torch.stack(states))
+        ends.append(made.images.float().cpu())
+    return torch.cat(ends)
+
+
+def sample_trajectory(
+    pipeline: Any, prompts: Sequence[str], noise: Latents, steps: int, guidance: float, batch_size: int = 16
+) -> Trajectory:
+    """Samples, and keeps what the sampler went through."""
+    states: list[Latents] = []
+    sample_latents(pipeline, prompts, noise, steps, guidance, None, batch_size, states.append)
+    batches = [torch.stack(states[start : start + steps]) for start in range(0, len(states), steps)]
     flow_times = 1 - pipeline.scheduler.sigmas.double().cpu().numpy()
-    return Trajectory(flow_times, torch.cat(batches, dim=1))
+    return Trajectory(flow_times, torch.cat([noise[None], torch.cat(batches, dim=1)]))
 
 
 def identity(timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

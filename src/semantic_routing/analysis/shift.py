@@ -42,7 +42,7 @@ class Shift(Analysis):
         """`gate_time` of each map; how far images move (`difference`), their `fine_detail` and `correct` share."""
         maps = self.maps(subject)
         guidance = subject.options.guidance
-        ends = {name: subject.trajectory(guidance, timestep_map).states[-1] for name, timestep_map in maps.items()}
+        ends = {name: subject.samples(guidance, timestep_map) for name, timestep_map in maps.items()}
         gate_times = [_gate_times(timestep_map) for timestep_map in maps.values()]
         by_map: dict[str, Coordinates] = {"map": list(maps)}
         moved = [float((end - ends[NONE]).square().mean().sqrt()) for end in ends.values()]
@@ -83,7 +83,7 @@ class Shift(Analysis):
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
         """The maps, and images made with them."""
         guidance = subject.options.guidance
-        ends = {name: subject.trajectory(guidance, points).states[-1] for name, points in self.maps(subject).items()}
+        ends = {name: subject.samples(guidance, points) for name, points in self.maps(subject).items()}
         pictures = draw_pictures(subject, ends, "pictures", "Samples by the time that the router's gate sees")
         return [draw_maps(arrays["gate_time"]), pictures]
 

@@ -38,8 +38,12 @@ class Usage(Analysis):
             changes.append(list(context_change(subject.pipeline, kept, subject.prompts)))
             run.append(max(subject.layers[position] for position in kept))
             if subject.scene_prompts is not None:
-                small = prune_pipeline(subject.pipeline, kept) if len(kept) < len(peak) else None
-                correct.append(subject.correct(subject.trajectory(subject.options.guidance, None, small).states[-1]))
+                guidance = subject.options.guidance
+                if dropped:
+                    ends = subject.samples_of(prune_pipeline(subject.pipeline, kept), guidance)
+                else:
+                    ends = subject.samples(guidance)
+                correct.append(subject.correct(ends))
         by_number: dict[str, Coordinates] = {"keep": numbers}
         statistic: dict[str, Coordinates] = {**by_number, "statistic": ["largest", "mean"]}
         arrays = {

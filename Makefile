@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart test lint types unit format clean
+.PHONY: quickstart ablation-smoke test lint types unit format clean
 
 quickstart: $(STAMP)
 	$(BIN)/sroute quickstart
@@ -19,6 +19,10 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest
+
+ablation-smoke: $(STAMP)
+	rm -rf runs/ablation-smoke
+	$(BIN)/sroute ablate ablation/smoke --seeds 0,1 --out runs/ablation-smoke --prompts-per-half 2 --steps 8
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

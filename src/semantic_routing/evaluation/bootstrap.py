@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
@@ -18,26 +18,33 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
 
-def estimate(groups: Sequence[Sequence[float]]) -> Estimate | None:
+
+def estimate(groups: Sequence[ArrayLike]) -> Estimate | None:
     """The plain mean of the groups' means, with its interval; None if there is no group or one is empty.
 
-    Prompts are drawn with replacement within each group: what images of one prompt have in common is no evidence
-    twice. A single value gives an interval of no width, as do values that are all equal.
+    Prompts are drawn with replacement within each group, not images: what images of one prompt have in common is no
+    evidence twice. Where there are several trained runs, these are drawn with replacement as well, the same ones for
+    all groups. A single value gives an interval of no width, as do values that are all equal.
 
     Args:
-        groups: one value a prompt, in one or several groups.
+        groups: for each, an array (prompts,) or (runs, prompts).
     """
-    if not groups or not all(len(group) for group in groups):
+    arrays = [np.atleast_2d(np.asarray(group, np.float64)) for group in groups]
+    if not arrays or not all(array.size for array in arrays):
         return None
     random = np.random.default_rng(_SEED)
-    arrays = [np.asarray(group, np.float64) for group in groups]
-    means = np.mean([_resampled_means(array, random) for array in arrays], axis=0)
+    runs = _shares(random, len(arrays[0]))
+    means = np.mean([(runs @ array * _shares(random, array.shape[1])).sum(axis=1) for array in arrays], axis=0)
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
     return Estimate(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
 
 
-def _resampled_means(values: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    """`RESAMPLES` means of as many values, drawn with replacement."""
-    return values[random.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+def _shares(random: np.random.Generator, count: int) -> np.ndarray:
+    """The share of each of `count` things in each of `RESAMPLES` draws of as many with replacement."""
+    return random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count

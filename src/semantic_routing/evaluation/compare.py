@@ -130,8 +130,8 @@ def paired_difference(measure: Measure, first: Result, other: Result, name: str)
     outcome = estimate([[other.values[key] - first.values[key] for key in group] for group in shared])
     if outcome is None:
         return None
-    beyond = outcome.low > 0 or outcome.high < 0
-    return Difference(measure.name, measure.part, name, *outcome, len(set(chain(*shared))), beyond)
+    prompts = len(set(chain(*shared)))
+    return Difference(measure.name, measure.part, name, *outcome, prompts, outcome.beyond_noise)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:

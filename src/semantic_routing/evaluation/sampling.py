@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from ..fusion.timestep_map import advanced
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
 from .files import write_text
@@ -45,6 +46,7 @@ class Sampler:
         batch_size: images at a time.
         dtype: of the weights.
         device: None is cuda where there is one, and with several processes each one's own.
+        gate_advance: how far the router's gate runs ahead of the backbone, in flow time; see `advanced`.
     """
 
     pipeline: str | None = None
@@ -58,6 +60,7 @@ class Sampler:
     batch_size: int = 32
     dtype: Dtype = "float32"
     device: str | None = None
+    gate_advance: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """What decides about the images."""
@@ -155,6 +158,7 @@ def _make(pipeline: SemanticRoutingPipeline, sampler: Sampler, batch: Sequence[J
         width=sampler.size,
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance,
+        timestep_map=advanced(sampler.gate_advance) if sampler.gate_advance else None,
         generator=[torch.Generator().manual_seed(image_seed(sampler, job)) for job in batch],
         return_dict=False,
     )[0]

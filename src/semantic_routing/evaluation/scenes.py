@@ -71,8 +71,10 @@ def scene_prompts() -> tuple[ScenePrompt, ...]:
     return tuple(prompts)
 
 
-def choose_prompts(skills: Sequence[str] = (), split: Split = "all") -> list[ScenePrompt]:
-    """The prompts of some skills (none named: all) and of one half or both.
+def choose_prompts(
+    skills: Sequence[str] = (), split: Split = "all", per_half: int = PROMPTS_PER_HALF
+) -> list[ScenePrompt]:
+    """The prompts of some skills (none named: all) and of one half or both, perhaps only the first of each half.
 
     Raises:
         ValueError: an unknown skill.
@@ -83,7 +85,10 @@ def choose_prompts(skills: Sequence[str] = (), split: Split = "all") -> list[Sce
     return [
         prompt
         for prompt in scene_prompts()
-        if (not skills or prompt.skill in skills) and split in ("all", prompt.split)
+        if (not skills or prompt.skill in skills)
+        and split in ("all", prompt.split)
+        # Halves follow each other, each of the same length.
+        and prompt.index % PROMPTS_PER_HALF < per_half
     ]
 
 

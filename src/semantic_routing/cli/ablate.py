@@ -1,0 +1,38 @@
+"""`sroute ablate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ALL = "penultimate,uniform,static,time-wise,depth-wise,joint"
+
+
+def command(
+    config: Annotated[str, typer.Argument(help="A YAML file or preset that every strategy starts from.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to it: training.steps=1000 …")] = None,
+    strategies: Annotated[
+        str, typer.Option(help="Names joined by commas, the baseline first; a config file stands for itself.")
+    ] = ALL,
+    seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
+    out: Annotated[Path, typer.Option(help="Folder; a second run goes on from what is there.")] = Path("runs/ablation"),
+    images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
+    prompts_per_half: Annotated[int, typer.Option(min=1, max=20, help="Of each skill; 20 is all.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Euler steps of sampling.")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 4.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images sampled at a time.")] = 64,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one a device.")] = None,
+) -> None:
+    """Train, sample and score every strategy with every seed on scenes, and write the paper's tables as one page."""
+    from ..evaluation.ablation import AblationOptions, make_cells, run_ablation
+    from ..evaluation.ablation_page import write_ablation
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise ValueError(f"Seeds must be whole numbers joined by commas, not {seeds!r}.") from error
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    cells = make_cells(config, overrides or [], names, numbers, out)
+    options = AblationOptions(images_per_prompt, prompts_per_half, steps, guidance, batch_size)
+    run_ablation(cells, options, jobs)
+    typer.echo(f"Open {write_ablation(cells, options, out).resolve().as_uri()}")

@@ -134,6 +134,7 @@ class TrainingConfig(Section):
         "float32", description="that the transformer computes in; its weights and the loss stay float32"
     )
     gradient_checkpointing: bool = False
+    attention_backend: str | None = Field(None, description="of diffusers, such as flash; None leaves its default")
     compile: bool = Field(False, description="torch.compile the repeated block")
     ema_decay: Decay = Field(0.9999, description="0 follows the weights themselves")
     max_minutes: PositiveFloat | None = Field(None, description="stop with a checkpoint after this long")

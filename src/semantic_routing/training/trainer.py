@@ -107,6 +107,8 @@ class Trainer:
     def _prepare_model(self) -> None:
         """Wraps the model for the machine, then makes what holds on to its parameters."""
         options, optimizer = self.config.training, self.config.optimizer
+        if options.attention_backend:
+            self.transformer.set_attention_backend(options.attention_backend)
         if options.gradient_checkpointing:
             self.transformer.enable_gradient_checkpointing()
         if options.compile:

@@ -92,6 +92,11 @@ def label_cells(axes: Axes, axis: str, labels: Sequence[Any], most: int = 12) ->
     (axes.set_xticks if axis == "x" else axes.set_yticks)(places, texts)
 
 
+def signed(number: float, digits: int) -> str:
+    """A number with its sign, a minus being a minus and not a hyphen."""
+    return f"{number:+.{digits}f}".replace("-", "−")
+
+
 def save(drawing: Drawing, folder: Path) -> list[Path]:
     """Writes the PNG, which comes first, and the SVG."""
     paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"]

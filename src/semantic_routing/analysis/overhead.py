@@ -10,7 +10,7 @@ import torch
 from ..fusion import STRATEGIES, SemanticRouter
 from .arrays import Arrays, Coordinates, NamedArray
 from .base import Analysis, Subject, Table, routed
-from .figures import OKABE_ITO, Drawing, panels
+from .figures import OKABE_ITO, Drawing, panels, signed
 from .sampling import identity
 
 BASELINE = "penultimate"
@@ -52,7 +52,10 @@ class Overhead(Analysis):
         for strategy in arrays["parameters"].axes["strategy"]:
             parameters, flops = (float(arrays[name].at(strategy=strategy)) for name in ("parameters", "flops"))
             latency = float(np.median(arrays["latency"].at(strategy=strategy)))
-            changes = [f"{100 * (relative.at(strategy=strategy, quantity=name) - 1):+.2f} %" for name in QUANTITIES]
+            changes = [
+                f"{signed(100 * (float(relative.at(strategy=strategy, quantity=name)) - 1), 2)} %"
+                for name in QUANTITIES
+            ]
             numbers = [f"{parameters / 1e6:.3f} M", f"{flops / 1e9:.3f} G", f"{1000 * latency:.1f} ms"]
             rows.append([str(strategy), *(cell for pair in zip(numbers, changes, strict=True) for cell in pair)])
         options = subject.options
@@ -76,7 +79,7 @@ class Overhead(Analysis):
             axes[0].bar(places, change, width, color=OKABE_ITO[number], label=label)
             for place, value in zip(places, change, strict=True):
                 side = "bottom" if value >= 0 else "top"
-                axes[0].text(place, value, f"{value:+.1f}", ha="center", va=side, fontsize=5)
+                axes[0].text(place, value, signed(value, 1), ha="center", va=side, fontsize=5)
         axes[0].axhline(0, color="black", linewidth=0.6)
         axes[0].margins(y=0.12)
         axes[0].set_xticks(range(len(strategies)), [str(strategy) for strategy in strategies])
@@ -117,11 +120,13 @@ def variant(pipeline: Any, strategy: str) -> Any:
 def count_flops(pipeline: Any, prompt: str, steps: int) -> int:
     """FLOPs of one guided image: the language model, then all of sampling."""
     from ..models.flops import Sampling, count_language_model, count_sampling
+    from ..text.early_exit import shorten
 
     config = pipeline.transformer.config
     tokens = pipeline.prompt_encoder.tokenize([prompt, ""])[1].shape[1]
     sampling = Sampling(latent_size=config.sample_size, text_tokens=tokens, steps=steps)
-    text = count_language_model(pipeline.text_encoder.config, sampling.rows, tokens)
+    language_model = shorten(pipeline.text_encoder.config, max(pipeline.prompt_encoder.layers))
+    text = count_language_model(language_model, sampling.rows, tokens)
     return sum(count_sampling(pipeline.transformer, sampling).values()) + sum(text.values())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Subject
-from .figures import Drawing, panels
+from .figures import Drawing, panels, signed
 from .sampling import Latents, decode
 
 SHOWN = 8
@@ -43,4 +43,4 @@ def paired_change(correct: NDArray[np.float64], base: NDArray[np.float64]) -> st
     """Change of the share against the same prompts and noise in another variant, with its standard error."""
     difference = correct - base
     error = difference.std() / np.sqrt(len(difference))
-    return f"{100 * difference.mean():+.1f} ± {100 * error:.1f} %".replace(" ", "\u00a0")
+    return f"{signed(100 * difference.mean(), 1)} ± {100 * error:.1f} %".replace(" ", "\u00a0")

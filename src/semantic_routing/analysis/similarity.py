@@ -51,7 +51,7 @@ class Similarity(Analysis):
                 label_cells(place, side, array.axes[axis], 6)
             place.set_xlabel(AXIS_LABELS[axis])
             place.set_ylabel(AXIS_LABELS[axis])
-        figure.colorbar(mesh, ax=axes, label="similarity (1 means equal)")
+        figure.colorbar(mesh, ax=axes, label="similarity (1 means equal)", shrink=0.85)
         caption = (
             "Similarity of fusion weights, 1 minus the Jensen-Shannon divergence to base 2: 1 means equal weights."
         )

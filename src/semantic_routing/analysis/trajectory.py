@@ -8,7 +8,7 @@ from ..fusion.timestep_map import TimestepMap
 from .arrays import Arrays, Coordinate, NamedArray
 from .base import FINE_TIMES, Analysis, Subject, Table
 from .effective_time import forward_error, marginal_time, paired_time, psnr
-from .figures import DASHES, OKABE_ITO, Drawing, panels
+from .figures import DASHES, OKABE_ITO, Drawing, panels, signed
 from .sampling import gaussian
 
 NOISES = ("starting", "fresh")
@@ -18,8 +18,8 @@ MIDDLE = (0.2, 0.8)
 
 CONTROL = (
     "Read this figure against its control, guidance 1. A deterministic sampler's path stays close to its own end, so "
-    "that the paired time is above t even where field, sampler and marginals are exact and nothing is guided: for a "
-    "Gaussian of standard deviation 1 it is 0.79 at t = 0.5. Only what exceeds the control can be put down to "
+    "that the paired time can be above t even where field, sampler and marginals are exact and nothing is guided: for "
+    "a Gaussian of standard deviation 1 it is 0.79 at t = 0.5. Only what exceeds the control can be put down to "
     "guidance. The marginal time has no such offset: it is t wherever the marginals are right."
 )
 
@@ -66,8 +66,9 @@ class TrajectoryAnalysis(Analysis):
         for method in METHODS:
             control, guided = (mean_advance(times, scale, method) for scale in (1.0, guidance))
             texts.append(
-                f"Mean {method} effective time minus t for t from {MIDDLE[0]} to {MIDDLE[1]}: {control:+.3f} without "
-                f"guidance and {guided:+.3f} at guidance {guidance:g}, so {guided - control:+.3f} is guidance's."
+                f"Mean {method} effective time minus t for t from {MIDDLE[0]} to {MIDDLE[1]}: {signed(control, 3)} "
+                f"without guidance and {signed(guided, 3)} at guidance {guidance:g}, so {signed(guided - control, 3)} "
+                "is guidance's."
             )
         return texts
 
@@ -158,7 +159,7 @@ def draw_effective_times(arrays: Arrays, images: int) -> Drawing:
         f"Effective time of the sampling trajectory, from {images} images, with bands of one standard error. Paired: "
         "from the distance of each latent to its own end. Marginal: from the energy of its fine detail, calibrated on "
         "forward-noised final latents. Dotted: effective time equal to t. Guidance 1 is the control: the paired time "
-        "is above t even for an exact, unguided sampler."
+        "can be above t even for an exact, unguided sampler."
     )
     return Drawing("effective-time", figure, caption)
 

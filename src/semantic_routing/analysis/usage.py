@@ -95,11 +95,11 @@ class Usage(Analysis):
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
         """Most weight a layer; loss over the number of layers kept; correct share over the same."""
         correct = arrays.get("correct")
-        figure, axes = panels(1, 2 if correct is None else 3, 2.7, 2.3)
+        figure, axes = panels(1, 2 if correct is None else 3, 2.7, 2.8)
         peak = arrays["most_weight"]
         axes[0].bar(peak.numbers("layer"), peak.values, color=OKABE_ITO[0])
         axes[0].set_xlabel("language-model layer")
-        axes[0].set_ylabel("most weight of any block and time")
+        axes[0].set_ylabel("most weight given")
         for number, (name, label) in enumerate((("lost_weight", "weight lost"), ("context_change", "context change"))):
             array = arrays[name]
             for statistic, dash in (("largest", "-"), ("mean", "--")):
@@ -120,7 +120,7 @@ class Usage(Analysis):
             )
             axes[2].set_xlabel("layers kept")
             axes[2].set_ylabel("share of correct images")
-            axes[2].set_ylim(0, 1)
+            axes[2].set_ylim(bottom=0)
         caption = (
             "Left: the most weight that each language-model layer gets from any block at any time. Then, against the "
             "number of layers kept: the weight that the others had, and the relative change of the context"

@@ -55,17 +55,22 @@ def read_until(run: Callable[[], Any], stack: nn.ModuleList, layers: Sequence[in
     return [found[layer] for layer in layers]
 
 
+def shorten(config: Any, count: int) -> Any:
+    """A language model's configuration with `count` layers."""
+    short = copy.deepcopy(config)
+    short.num_hidden_layers = count
+    if getattr(short, "layer_types", None):
+        short.layer_types = short.layer_types[:count]
+    return short
+
+
 def first_layers(model: Any, count: int) -> Any:
     """A language model with the first `count` layers of `model`, whose weights it shares; saved, it is that small.
 
     Where the model has a final norm, so has the copy: its last layer's output is not that of the same layer in `model`.
     """
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:count]
     with init_empty_weights():
-        short = type(model)(config)
+        short = type(model)(shorten(model.config, count))
     weights = model.state_dict()
     short.load_state_dict({name: weights[name] for name in short.state_dict()}, assign=True)
     short.tie_weights()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def write_ablation(cells: Sequence[Cell], options: AblationOptions, out: Path) -
     for cell in cells:
         by_label.setdefault(cell.label, []).append(cell)
     results = {label: [read_result(cell.folder / "scenes") for cell in own] for label, own in by_label.items()}
-    tables = [main_table(results), *skill_tables(results)]
+    tables = [main_table(results), skill_table(results)]
     gated = [label for label, own in by_label.items() if own[0].depends_on_time]
     advanced = {label: [read_result(cell.folder / "advanced") for cell in by_label[label]] for label in gated}
     if gated:
@@ -109,14 +110,20 @@ def _measures(results: Results) -> dict[tuple[str, str], Measure]:
 
 
 def _score(outcome: Estimate | None) -> str:
-    return "–" if outcome is None else f"{outcome.mean:.3f} [{outcome.low:.3f}, {outcome.high:.3f}]"
+    """Per cent; the interval does not break over lines."""
+    if outcome is None:
+        return "–"
+    mean, low, high = (100 * value for value in outcome)
+    return f"{mean:.1f} [{low:.1f},\N{NO-BREAK SPACE}{high:.1f}]"
 
 
 def _change(outcome: Estimate | None) -> str:
+    """Percentage points, and a mark if the interval leaves out 0."""
     if outcome is None:
         return "–"
-    mark = " *" if outcome.beyond_noise else ""
-    return f"{outcome.mean:+.3f} [{outcome.low:+.3f}, {outcome.high:+.3f}]{mark}"
+    mean, low, high = (100 * value for value in outcome)
+    mark = "\N{NO-BREAK SPACE}*" if outcome.beyond_noise else ""
+    return f"{mean:+.1f} [{low:+.1f},\N{NO-BREAK SPACE}{high:+.1f}]{mark}"
 
 
 def _caption(results: Results, what: str) -> str:
@@ -137,28 +144,23 @@ def main_table(results: Results) -> AblationTable:
         change = "" if label == first else _change(difference(own, results[first], known[OVERALL, "all"]))
         rows.append([*row, change])
     what = (
-        "Share of images in which all that the prompt claims is found; held-out prompts speak of combinations never "
-        f"trained on. The last column is overall, minus {first}, paired; * means that its interval leaves out 0."
+        "Share of images, in per cent, in which all that the prompt claims is found; held-out prompts speak of "
+        f"combinations never trained on. The last column is overall, minus {first}, paired; * means that its interval "
+        "leaves out 0."
     )
     header = ["strategy", *MAIN_COLUMNS, f"− {first}"]
     return AblationTable("Table 1: fusion strategies", _caption(results, what), header, rows)
 
 
-def skill_tables(results: Results) -> list[AblationTable]:
-    """Table 2: strategies by skill, in two parts: GenEval's tasks and GenAI-Bench's skills."""
+def skill_table(results: Results) -> AblationTable:
+    """Table 2: skills by strategies, those of GenEval first."""
     known = _measures(results)
-    parts = {
-        "Table 2a: GenEval's tasks": GENEVAL_SKILLS,
-        "Table 2b: GenAI-Bench's skills": [skill for skill in SKILLS if skill not in GENEVAL_SKILLS],
-    }
-    found = []
-    for name, skills in parts.items():
-        rows = [
-            [label, *(_score(over_runs(own, known[skill, "all"])) for skill in skills)]
-            for label, own in results.items()
-        ]
-        found.append(AblationTable(name, _caption(results, "Share of correct images."), ["strategy", *skills], rows))
-    return found
+    rows = [
+        [skill, *(_score(over_runs(own, known[skill, "all"])) for own in results.values())]
+        for skill in (*GENEVAL_SKILLS, *(skill for skill in SKILLS if skill not in GENEVAL_SKILLS))
+    ]
+    caption = _caption(results, "Share of correct images in per cent, by skill: GenEval's six tasks, then the others.")
+    return AblationTable("Table 2: skills", caption, ["skill", *results], rows)
 
 
 def shift_table(results: Results, advanced: Results) -> AblationTable:
@@ -168,7 +170,10 @@ def shift_table(results: Results, advanced: Results) -> AblationTable:
     for label, own in advanced.items():
         before, after = over_runs(results[label], overall), over_runs(own, overall)
         rows.append([label, _score(before), _score(after), _change(difference(own, results[label], overall))])
-    what = f"The gate's time runs ahead of the backbone's by up to {GATE_ADVANCE:g} in flow time (the paper's eq. 11)."
+    what = (
+        f"The gate's time runs ahead of the backbone's by up to {GATE_ADVANCE:g} in flow time, which stands for the "
+        "paper's eq. 11. Scores are in per cent."
+    )
     header = ["strategy", "as trained", "gate ahead", "difference"]
     return AblationTable("Table 3: the gate's time shifted", _caption(advanced, what), header, rows)
 
@@ -197,7 +202,7 @@ def cost_table(by_label: Mapping[str, Sequence[Cell]], options: AblationOptions)
     return AblationTable("Table 4: cost", caption, header, rows)
 
 
-def _metrics(cell: Cell) -> list[dict[str, float]]:
+def _metrics(cell: Cell) -> list[dict[str, Any]]:
     return read_metrics(cell.run / "metrics.jsonl")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
@@ -45,6 +45,7 @@ def estimate(groups: Sequence[ArrayLike]) -> Estimate | None:
     return Estimate(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
 
 
-def _shares(random: np.random.Generator, count: int) -> np.ndarray:
+def _shares(random: np.random.Generator, count: int) -> NDArray[np.float64]:
     """The share of each of `count` things in each of `RESAMPLES` draws of as many with replacement."""
-    return random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES) / count
+    drawn = random.integers(count, size=(RESAMPLES, count)) + count * np.arange(RESAMPLES)[:, None]
+    return np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count) / count

@@ -14,7 +14,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from diffusers.utils import make_image_grid
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
 from ..config import Config
@@ -113,26 +113,30 @@ class Trainer:
             self.transformer.enable_gradient_checkpointing()
         if options.compile:
             self.transformer.compile_repeated_blocks()
-        self.model = self.accelerator.prepare(self.transformer)
-        for module in self.model.modules():
-            # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
-            for method in ("text_context", "key_value"):
-                if isinstance(module, FSDPModule) and hasattr(module, method):
-                    register_fsdp_forward_method(cast(nn.Module, module), method)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self.transformer.parameters(),
             lr=optimizer.learning_rate,
             betas=optimizer.betas,
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
+        if self.accelerator.is_fsdp2:
+            # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighbouring
+            # timesteps are one. Autocast decides by operation, as without sharding.
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        # Together: sharding gives the model new parameters, which the optimizer must hold in place of the old.
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.transformer, self.optimizer)
+        for module in self.model.modules():
+            # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
+            for method in ("text_context", "key_value"):
+                if isinstance(module, FSDPModule) and hasattr(module, method):
+                    register_fsdp_forward_method(cast(nn.Module, module), method)
         self.schedule = get_scheduler(
             optimizer.schedule,
             self.optimizer,
             num_warmup_steps=optimizer.warmup_steps,
             num_training_steps=options.steps,
         )
-        self.prepared_optimizer = self.accelerator.prepare(self.optimizer)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.ema = EMAModel(trained, decay=options.ema_decay)
 

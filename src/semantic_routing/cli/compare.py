@@ -11,11 +11,10 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Folder for the table as JSON, CSV and Markdown.")] = None,
 ) -> None:
     """Put scored runs side by side: paired differences with 95 % intervals, and which are beyond noise."""
-    from rich.console import Console
-
     from ..evaluation.compare import compare
+    from ..evaluation.report import print_table
 
     comparison = compare(results)
-    Console(width=max(Console().width, 110)).print(comparison.table())
+    print_table(comparison.table())
     if out is not None:
         comparison.write(out)

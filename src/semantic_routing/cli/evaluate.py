@@ -36,10 +36,9 @@ Partial = Annotated[bool, typer.Option("--partial", help="Give overall scores al
 
 def _finish(result: "Result", partial: bool) -> None:
     """Prints the table; an incomplete result that nobody asked for is a failure."""
-    from rich.console import Console
+    from ..evaluation.report import print_table
 
-    # Narrower, the table's numbers would be cut off.
-    Console(width=max(Console().width, 110)).print(result.table())
+    print_table(result.table())
     if not result.complete and not partial:
         raise typer.Exit(1)
 

@@ -10,7 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from .bootstrap import estimate
@@ -130,7 +132,7 @@ class Result:
         """The same for a terminal."""
         header, lines = self.cells()
         table = Table(
-            title=f"{self.benchmark}: {self.remark}", caption=f"{self.unit} [95 % interval]".replace("[", r"\[")
+            title=f"{self.benchmark}: {escape(self.remark)}", caption=f"{self.unit} Brackets: 95 % bootstrap intervals."
         )
         for column, title in enumerate(header):
             table.add_column(title, justify="right" if column else "left", no_wrap=True)
@@ -149,6 +151,13 @@ class Result:
             images = max(row.images for row in rows if row)
             lines.append([name, *map(format_row, rows), str(prompts), str(images)])
         return ["", *parts, "prompts", "images"], lines
+
+
+def print_table(table: Table) -> None:
+    """Prints a table whole: on a narrow terminal its lines wrap, but no number is cut off."""
+    console = Console()
+    wide = Console(width=10_000)
+    Console(width=max(console.width, Measurement.get(wide, wide.options, table).maximum)).print(table)
 
 
 def format_row(row: Row | None) -> str:

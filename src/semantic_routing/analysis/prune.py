@@ -190,8 +190,7 @@ def compare(subject: Subject, pruned: Any, kept: Sequence[int]) -> dict[str, Any
     }
     if correct[0] is not None and correct[1] is not None:
         before, after = (values.astype(np.float64) for values in correct if values is not None)
-        numbers["correct"] = [share_correct(before), share_correct(after)]
-        numbers["correct_change"] = paired_change(after, before)
+        numbers["correct"] = [before.tolist(), after.tolist()]
     return numbers
 
 
@@ -209,9 +208,10 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         f"(mean {numbers['context_change']['mean']:.1%}); images by {numbers['image_change']:.4f} (root mean square).",
     ]
     if "correct" in numbers:
+        before, after = (np.array(values) for values in numbers["correct"])
         sentences.append(
-            f"Correct images of {numbers['prompts']} scenes: {numbers['correct'][0]} → {numbers['correct'][1]} "
-            f"(change {numbers['correct_change']})."
+            f"Correct images of {numbers['prompts']} scenes: {share_correct(before)} → {share_correct(after)} "
+            f"(change {paired_change(after, before)})."
         )
     return sentences
 

@@ -21,7 +21,7 @@ def similarity_matrix(weights: Float[np.ndarray, "rows layers"]) -> Float[np.nda
     p, q = weights[:, None], weights[None]
     mean = (p + q) / 2
     divergence = (_relative_entropy(p, mean) + _relative_entropy(q, mean)) / 2
-    return 1 - divergence
+    return np.clip(1 - divergence, 0, 1)  # rounding may leave it by a last bit
 
 
 def _relative_entropy(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -97,6 +97,7 @@ class DataConfig(Section):
     source: SourceChoice
     image_size: PositiveInt = Field(description="pixels a side")
     caption_dropout: Share = Field(0.1, description="share of captions emptied for classifier-free guidance")
+    original_caption_rate: Share = Field(0.0, description="share that keeps the caption which a newer one replaced")
     random_crop: bool = False
     horizontal_flip: bool = Field(False, description="makes captions with left and right wrong")
     num_workers: NonNegativeInt = Field(0, description="processes that load images; 0 loads in the training process")

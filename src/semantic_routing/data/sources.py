@@ -1,15 +1,19 @@
 """Where images and captions come from. A new source is one `SourceConfig` and its place in the config's union."""
 
 import json
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..scenes import render, sample_scene
+
+# What Pillow raises on damaged files, seen by damaging files of every common format.
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 class BrokenExampleError(Exception):
@@ -17,10 +21,11 @@ class BrokenExampleError(Exception):
 
 
 class Example(NamedTuple):
-    """One image, and the captions to draw from."""
+    """One image, the captions to draw from, and those that they replaced, where `sroute caption` wrote new ones."""
 
     image: Image.Image
     captions: Sequence[str]
+    originals: Sequence[str] = ()
 
 
 class Source(ABC):
@@ -30,6 +35,11 @@ class Source(ABC):
     @abstractmethod
     def length(self) -> int | None:
         """How many examples there are; None for an endless source."""
+
+    @property
+    def has_originals(self) -> bool:
+        """Whether any example keeps captions that newer ones replaced."""
+        return False
 
     @abstractmethod
     def __getitem__(self, index: int) -> Example:
@@ -76,54 +86,77 @@ class FolderSource(SourceConfig):
     image_root: Path | None = Field(None, description="folder that image paths start from; default: the file's")
     image_key: str = Field("image", description="key of the image's path")
     text_key: str = Field("text", description="key of the caption, or of a list of captions to draw from")
+    original_text_key: str = Field("original_text", description="key of the caption that `sroute caption` replaced")
 
-    def open(self, image_size: int, seed: int) -> Source:
+    def open(self, image_size: int = 0, seed: int = 0) -> "FolderImages":
         """Reads the records; images are opened when asked for."""
         records = _read_records(self.path)
         root = (self.image_root or self.path.parent).resolve()
         if not root.is_dir():
             raise ValueError(f"The image folder {root} does not exist.")
-        return _Folder(records, root, self.image_key, self.text_key)
+        return FolderImages(records, root, self)
 
 
-def _read_records(path: Path) -> list[dict[str, Any]]:
+def _read_records(path: Path) -> list[Any]:
     """The records of a JSON list or of JSON lines, which are told apart by the first character."""
     text = path.read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("["):
-            records = json.loads(text)
-        else:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    if text.lstrip().startswith("["):
+        records = _parse(text, str(path))
+    else:
+        # Not splitlines(): a string may hold the other separators of Unicode as they are.
+        lines = enumerate(text.split("\n"), start=1)
+        records = [_parse(line, f"{path}, line {number},") for number, line in lines if line.strip()]
     if not records:
         raise ValueError(f"The data set {path} is empty.")
     return records
 
 
-class _Folder(Source):
-    def __init__(self, records: list[dict[str, Any]], root: Path, image_key: str, text_key: str) -> None:
+def _parse(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is not valid JSON: {error}.") from error
+
+
+class FolderImages(Source):
+    """Records and their images, made by `FolderSource.open`."""
+
+    def __init__(self, records: list[Any], root: Path, config: FolderSource) -> None:
         self.records = records
         self.root = root
-        self.image_key = image_key
-        self.text_key = text_key
+        self.config = config
 
     @property
     def length(self) -> int:
+        """Records."""
         return len(self.records)
 
+    @property
+    def has_originals(self) -> bool:
+        """Whether any record has the key of originals."""
+        key = self.config.original_text_key
+        return any(isinstance(record, dict) and record.get(key) for record in self.records)
+
     def __getitem__(self, index: int) -> Example:
+        image, record = self.image(index), self.records[index]
+        captions = _captions(record.get(self.config.text_key), f"record {index}")
+        original = record.get(self.config.original_text_key)
+        return Example(image, captions, _captions(original, f"record {index}") if original else ())
+
+    def image(self, index: int) -> Image.Image:
+        """The image of record `index`, whether or not it has a caption."""
         record = self.records[index]
-        if not isinstance(record, dict) or not isinstance(record.get(self.image_key), str):
-            raise BrokenExampleError(f"record {index}: no image path under {self.image_key!r}")
-        path = (self.root / record[self.image_key]).resolve()
-        if not path.is_relative_to(self.root):
-            raise BrokenExampleError(f"record {index}: {record[self.image_key]} lies outside of the image folder")
+        name = record.get(self.config.image_key) if isinstance(record, dict) else None
+        if not isinstance(name, str):
+            raise BrokenExampleError(f"record {index}: no image path under {self.config.image_key!r}")
         try:
+            path = (self.root / name).resolve()
+            if not path.is_relative_to(self.root):
+                raise BrokenExampleError(f"record {index}: {name} lies outside of the image folder")
             with Image.open(path) as image:
-                return Example(image.convert("RGB"), _captions(record.get(self.text_key), f"record {index}"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BrokenExampleError(f"{record[self.image_key]}: {error}") from error
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except UNREADABLE as error:
+            raise BrokenExampleError(f"{name}: {error}") from error
 
 
 def _captions(text: Any, name: str) -> list[str]:
@@ -148,7 +181,10 @@ class HuggingFaceSource(SourceConfig):
         import datasets
 
         if (Path(self.path) / "dataset_dict.json").is_file():
-            dataset = datasets.load_from_disk(self.path)[self.split]
+            splits = datasets.load_from_disk(self.path)
+            if self.split not in splits:
+                raise ValueError(f"The data set {self.path} has no split {self.split!r}: it has {', '.join(splits)}.")
+            dataset = splits[self.split]
         elif (Path(self.path) / "dataset_info.json").is_file():
             dataset = datasets.load_from_disk(self.path)
         else:
@@ -174,6 +210,6 @@ class _HuggingFace(Source):
         try:
             record = self.dataset[index]
             image = record[self.config.image_key].convert("RGB")
-        except (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError) as error:
+        except (*UNREADABLE, AttributeError) as error:
             raise BrokenExampleError(f"row {index}: {error}") from error
         return Example(image, _captions(record[self.config.text_key], f"row {index}"))

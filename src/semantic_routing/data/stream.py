@@ -49,6 +49,10 @@ class ExampleStream(Dataset[Batch]):
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
         random_crop: crop anywhere and not at the centre.
         horizontal_flip: mirror half of the images; captions that speak of left and right become wrong.
+        original_caption_rate: share of examples that train on the caption which a newer one replaced.
+
+    Raises:
+        ValueError: original captions are wanted and the source has none.
     """
 
     def __init__(
@@ -59,13 +63,19 @@ class ExampleStream(Dataset[Batch]):
         caption_dropout: float = 0.0,
         random_crop: bool = False,
         horizontal_flip: bool = False,
+        original_caption_rate: float = 0.0,
     ) -> None:
+        if original_caption_rate and not source.has_originals:
+            raise ValueError(
+                f"data.original_caption_rate is {original_caption_rate}, but the data keeps no original captions."
+            )
         self.source = source
         self.image_size = image_size
         self.seed = seed
         self.caption_dropout = caption_dropout
         self.random_crop = random_crop
         self.horizontal_flip = horizontal_flip
+        self.original_caption_rate = original_caption_rate
         self._order: tuple[int, np.ndarray] | None = None
 
     def __getitem__(self, number: int) -> Batch:
@@ -75,7 +85,7 @@ class ExampleStream(Dataset[Batch]):
         skipped = []
         for _ in range(MAX_ATTEMPTS):
             try:
-                image, captions = self.source[index]
+                image, captions, originals = self.source[index]
                 break
             except BrokenExampleError as error:
                 skipped.append(str(error))
@@ -83,6 +93,9 @@ class ExampleStream(Dataset[Batch]):
         else:
             raise ValueError(f"{MAX_ATTEMPTS} examples in a row are broken, the last one: {skipped[-1]}.")
         pixels = self._transform(image, random)
+        # Drawn only where it can matter: without this option, runs stay what they were.
+        if originals and self.original_caption_rate and random.random() < self.original_caption_rate:
+            captions = originals
         caption = captions[int(random.integers(len(captions)))]
         if random.random() < self.caption_dropout:
             caption = ""

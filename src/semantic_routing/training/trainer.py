@@ -75,7 +75,13 @@ class Trainer:
         self.source_length = source.length
         data = config.data
         self.stream = ExampleStream(
-            source, data.image_size, options.seed, data.caption_dropout, data.random_crop, data.horizontal_flip
+            source,
+            data.image_size,
+            options.seed,
+            data.caption_dropout,
+            data.random_crop,
+            data.horizontal_flip,
+            data.original_caption_rate,
         )
         device = self.accelerator.device
         self.encoder = build_prompt_encoder(config, sizes, device)

@@ -1,0 +1,156 @@
+"""Recaptioning: a vision-language model behind a chat endpoint describes every image of a data set.
+
+    {"image": "cats/1.jpg", "text": "a tabby cat asleep on a red sofa, …", "original_text": "a cat"}
+
+Records keep what they had; the new caption takes the old one's place, and the old one stays beside it. Lines are
+written as replies come in. Run again, it asks only for what is not there yet.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from ..endpoint import ChatClient, EndpointError, Request, user_message
+from .sources import BrokenExampleError, FolderImages, FolderSource
+
+logger = logging.getLogger(__name__)
+
+PROMPT = (
+    "Describe this image in one dense paragraph: every object with its colour, shape, material and number, where the "
+    "objects are and how they relate, what is happening, the setting, the light and the style. Quote any writing. "
+    "Say only what can be seen, and give the description alone."
+)
+# Requests that fail in a row, after which the endpoint itself must be at fault.
+MAX_FAILURES = 20
+
+
+class CaptionOptions(NamedTuple):
+    """What is asked, and how."""
+
+    prompt: str = PROMPT
+    image_side: int = 1024  # longest side in pixels of what is sent
+    max_tokens: int = 512  # of a caption
+    temperature: float = 0.2
+    max_broken: float = 0.01  # share of images that cannot be read, past which nothing more is asked
+
+
+class CaptionReport(NamedTuple):
+    """Images by what became of them; `broken` and `failed` say why."""
+
+    written: int
+    already_there: int
+    broken: list[str]
+    failed: list[str]
+
+
+def caption_images(source: FolderSource, out: Path, client: ChatClient, options: CaptionOptions) -> CaptionReport:
+    """Writes a JSONL file of records with new captions, which `FolderSource` reads.
+
+    An image that several records share is described once.
+
+    Args:
+        source: records and their images; captions may be missing.
+        out: JSONL file; what it has already is kept.
+        client: of the endpoint.
+        options: what is asked.
+
+    Raises:
+        ValueError: the data cannot be read, `out` is the data itself, or too many images are broken.
+        OSError: the endpoint fails again and again.
+    """
+    if out.resolve() == source.path.resolve():
+        raise ValueError(f"The output {out} is the data itself; name another file.")
+    images = source.open()
+    rows = _rows_by_image(images)
+    done = _mend(out, source.image_key)
+    work = _Requests(images, {name: found for name, found in rows.items() if name not in done}, options, len(rows))
+    written, failed, in_a_row = 0, [], 0
+    with out.open("a", encoding="utf-8") as file:
+        for reply in client.map(iter(work)):
+            try:
+                text = reply.text()
+            except EndpointError as error:
+                failed.append(f"{reply.key}: {error}")
+                logger.warning("No caption for %s", failed[-1])
+                in_a_row += 1
+                if in_a_row >= MAX_FAILURES:
+                    raise OSError(f"{in_a_row} requests in a row failed, the last one: {error}") from error
+                continue
+            in_a_row = 0
+            records = (images.records[row] for row in rows[str(reply.key)])
+            # All records of an image in one write, so that an interruption leaves none of them out.
+            file.write("".join(_line(record, text, source) for record in records))
+            file.flush()
+            written += 1
+    return CaptionReport(written, len(rows) - len(work.rows), work.broken, failed)
+
+
+class _Requests:
+    """Requests made one at a time as they are sent; images that cannot be read are counted on the way."""
+
+    def __init__(self, images: FolderImages, rows: dict[str, list[int]], options: CaptionOptions, total: int) -> None:
+        self.images = images
+        self.rows = rows
+        self.options = options
+        self.total = total
+        self.broken: list[str] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        settings = {"max_tokens": self.options.max_tokens, "temperature": self.options.temperature}
+        for name, rows in self.rows.items():
+            try:
+                image = self.images.image(rows[0])
+            except BrokenExampleError as error:
+                self._count(str(error))
+                continue
+            side = self.options.image_side
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            yield Request(name, [user_message(self.options.prompt, image, image_format="JPEG")], settings)
+
+    def _count(self, reason: str) -> None:
+        logger.warning("Skipped a broken image: %s", reason)
+        self.broken.append(reason)
+        if len(self.broken) > self.options.max_broken * self.total:
+            raise ValueError(
+                f"{len(self.broken)} of {self.total} images are broken, more than {self.options.max_broken:.2%}: "
+                f"{'; '.join(self.broken[:5])}"
+            )
+
+
+def _rows_by_image(images: FolderImages) -> dict[str, list[int]]:
+    """Records of each image; one that names no image stands alone, to be counted as broken."""
+    rows: dict[str, list[int]] = {}
+    for number, record in enumerate(images.records):
+        name = record.get(images.config.image_key) if isinstance(record, dict) else None
+        rows.setdefault(name if isinstance(name, str) else f"record {number}", []).append(number)
+    return rows
+
+
+def _mend(out: Path, image_key: str) -> set[str]:
+    """Images that an earlier run wrote; a last line that it left half is cut off."""
+    if not out.is_file():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return set()
+    whole, done = [], set()
+    for line in out.read_text(encoding="utf-8").split("\n"):
+        try:
+            name = json.loads(line)[image_key]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+        whole.append(line + "\n")
+        done.add(name)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text("".join(whole), encoding="utf-8")
+    partial.replace(out)
+    return done
+
+
+def _line(record: dict[str, Any], text: str, source: FolderSource) -> str:
+    """The record with its new caption; a caption that was itself kept as the original stays the original."""
+    old = record.get(source.original_text_key) or record.get(source.text_key)
+    kept = {source.original_text_key: old} if old else {}
+    return json.dumps({**record, source.text_key: text, **kept}, ensure_ascii=False) + "\n"

@@ -129,6 +129,7 @@ class TrainingConfig(Section):
     output: Path = Field(description="the run's folder")
     steps: PositiveInt
     batch_size: PositiveInt = Field(description="examples an optimizer step, over all processes and accumulation")
+    initialize_from: str | None = Field(None, description="pipeline whose transformer to train further")
     gradient_accumulation: PositiveInt = 1
     seed: NonNegativeInt = 0
     precision: Literal["float32", "bfloat16"] = Field(

@@ -72,6 +72,19 @@ def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DMod
     )
 
 
+def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel) -> None:
+    """Takes over the weights of a saved pipeline's transformer, to train them further.
+
+    Raises:
+        ValueError: the saved transformer is another one.
+    """
+    saved = type(transformer).from_pretrained(pipeline, subfolder="transformer", dtype=torch.float32)
+    for key, value in transformer.config.items():
+        if key != "sample_size" and not key.startswith("_") and saved.config.get(key) != value:
+            raise ValueError(f"{pipeline} was made with {key}={saved.config.get(key)!r}; the config says {value!r}.")
+    transformer.load_state_dict(saved.state_dict())
+
+
 def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> TextEncoder:
     """The frozen language model and its tokenizer."""
     text = config.text

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from ..config import Config
 from ..data import Batch, ExampleStream, collate
 from ..data.stream import NumberSampler
-from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
+from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .progress import Progress
 from .run import Metrics, prepare_run
@@ -71,6 +71,8 @@ class Trainer:
         self.transformer = build_transformer(config, sizes)
         if checkpoint is not None:
             check_architecture(checkpoint, self.transformer)
+        elif options.initialize_from:
+            copy_weights(options.initialize_from, self.transformer)
         source = config.data.source.open(config.data.image_size, options.seed)
         self.source_length = source.length
         data = config.data

@@ -29,6 +29,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 SourceChoice = Annotated[ScenesSource | FolderSource | HuggingFaceSource, Field(discriminator="source")]
 
+# Of the folders in `configs`, those whose files are runs.
+PRESET_FOLDERS = ("scenes", "paper")
+
 
 class Section(BaseModel):
     """A part of the config."""
@@ -199,8 +202,8 @@ def find_config(name: str) -> Path:
     for path in (Path(name), presets_folder / f"{name}.yaml"):
         if path.is_file():
             return path
-    files = (path for path in presets_folder.rglob("*.yaml") if path.stem != "base")
-    presets = sorted(str(path.relative_to(presets_folder).with_suffix("")) for path in files)
+    files = (path for folder in PRESET_FOLDERS for path in sorted((presets_folder / folder).glob("*.yaml")))
+    presets = [f"{path.parent.name}/{path.stem}" for path in files if path.stem != "base"]
     raise ValueError(f"There is no config file {name!r} and no preset of that name; presets: {', '.join(presets)}.")
 
 

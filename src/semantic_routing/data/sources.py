@@ -62,8 +62,10 @@ class ScenesSource(SourceConfig):
     source: Literal["scenes"] = "scenes"
 
     def open(self, image_size: int, seed: int) -> Source:
-        """Needs nothing."""
-        return _Scenes(image_size, seed)
+        """Renders one scene, so that a size too small for it is refused now."""
+        source = _Scenes(image_size, seed)
+        source[0]
+        return source
 
 
 class _Scenes(Source):
@@ -181,12 +183,12 @@ class HuggingFaceSource(SourceConfig):
         import datasets
 
         if (Path(self.path) / "dataset_dict.json").is_file():
-            splits = datasets.load_from_disk(self.path)
+            splits = _load_from_disk(self.path)
             if self.split not in splits:
                 raise ValueError(f"The data set {self.path} has no split {self.split!r}: it has {', '.join(splits)}.")
             dataset = splits[self.split]
         elif (Path(self.path) / "dataset_info.json").is_file():
-            dataset = datasets.load_from_disk(self.path)
+            dataset = _load_from_disk(self.path)
         else:
             dataset = datasets.load_dataset(self.path, self.name, split=self.split)
         for key in (self.image_key, self.text_key):
@@ -195,6 +197,15 @@ class HuggingFaceSource(SourceConfig):
         if not len(dataset):
             raise ValueError(f"The data set {self.path} is empty.")
         return _HuggingFace(dataset.cast_column(self.image_key, datasets.Image(decode=True)), self)
+
+
+def _load_from_disk(path: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(path)
+    except IndexError as error:  # where no table was saved, since there was no row
+        raise ValueError(f"The data set {path} is empty.") from error
 
 
 class _HuggingFace(Source):

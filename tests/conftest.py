@@ -236,11 +236,11 @@ def tiny_values(language_models: Callable[[str], Path], tmp_path: Path) -> dict[
             "num_key_value_heads": 2,
             "attention_head_dim": 8,
             "hidden_size": 32,
-            "patch_size": 4,
+            "patch_size": 8,
             "timestep_conditioning": "adaln-zero",
         },
         "text": {"model": str(language_models("qwen3"))},
-        "data": {"source": {"source": "scenes"}, "image_size": 16},
+        "data": {"source": {"source": "scenes"}, "image_size": 32},
         "optimizer": {"learning_rate": 1e-2, "schedule": "linear", "warmup_steps": 3},
         "training": {
             "output": str(tmp_path / "run"),

@@ -4,11 +4,14 @@ from typing import Any
 import pytest
 import yaml
 
-from semantic_routing.config import Config, find_config, load_config
+from semantic_routing.config import PRESET_FOLDERS, Config, find_config, load_config
 from semantic_routing.fusion import STRATEGIES
+from semantic_routing.models import TRANSFORMERS
 from semantic_routing.resources import resource
 
-PRESETS = sorted(path for path in resource("configs").rglob("*.yaml") if path.stem != "base")
+PRESETS = sorted(
+    path for folder in PRESET_FOLDERS for path in (resource("configs") / folder).glob("*.yaml") if path.stem != "base"
+)
 
 
 def write(folder: Path, name: str, values: Any) -> str:
@@ -28,8 +31,18 @@ def test_presets_are_valid(path: Path) -> None:
     name = str(path.relative_to(resource("configs")).with_suffix(""))
     config = load_config(name)
     assert config.training.output.parts[0] == "runs"
-    if path.stem in STRATEGIES:
+    if path.stem in TRANSFORMERS:
         assert config.model.strategy == path.stem
+
+
+def test_the_paper_s_seven_variants_differ_in_the_strategy_alone() -> None:
+    configs = [load_config(f"paper/{strategy}") for strategy in TRANSFORMERS]
+    assert len(configs) == 7
+    values = [config.model_dump(exclude={"model": {"strategy"}, "training": {"output"}}) for config in configs[:6]]
+    assert all(value == values[0] for value in values)
+    config = configs[4]
+    assert (config.training.batch_size, config.training.steps, config.optimizer.learning_rate) == (512, 500_000, 1e-4)
+    assert (config.model.num_blocks, config.model.hidden_size, config.data.image_size) == (24, 2048, 256)
 
 
 def test_every_strategy_has_a_scenes_preset_that_differs_in_nothing_else() -> None:
@@ -61,7 +74,7 @@ def test_another_data_source_replaces_the_first_and_keeps_the_rest(tiny_values: 
     config = load_config(write(tmp_path, "other.yaml", other))
     assert config.data.source.source == "huggingface"
     assert config.data.source.text_key == "text"
-    assert config.data.image_size == 16
+    assert config.data.image_size == 32
     same = {"extends": "base.yaml", "data": {"source": {"path": "c.json"}}}
     config = load_config(write(tmp_path, "same.yaml", same))
     assert (str(config.data.source.path), config.data.source.text_key) == ("c.json", "caption")
@@ -93,7 +106,7 @@ def test_overrides_win_over_the_file(config_file: str) -> None:
         ("training.steps={a: 1}", "training.steps: .*integer, not {'a': 1}"),
         ("data.source.path=x", "data.source.path: unknown key"),
         ("data.caption_dropout=1.5", "data.caption_dropout: .*less than or equal to 1, not 1.5"),
-        ("data.image_size=18", "data.image_size 18 is not a multiple of model.patch_size 4"),
+        ("data.image_size=18", "data.image_size 18 is not a multiple of model.patch_size 8"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate: .*greater than 0, not -1"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: .*finite.*"),
         ("flow.timestep_mean=.nan", "flow.timestep_mean: .*finite.*"),
@@ -155,6 +168,7 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"no config file 'scenes/depthwise'.*scenes/depth-wise") as caught:
         find_config("scenes/depthwise")
     assert "scenes/base" not in str(caught.value)
+    assert "accelerate" not in str(caught.value)
 
 
 def test_a_config_cannot_be_changed_by_accident(config_file: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -73,6 +73,11 @@ boxes = st.tuples(*[st.integers(0, 500)] * 4).map(
 )
 
 
+# A busy machine is no failure.
+unhurried = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+
+
+@unhurried
 @given(boxes, boxes)
 def test_relations_turn_around_with_their_boxes(a, b):
     opposite = dict(zip(RELATIONS, ("right of", "left of", "below", "above"), strict=True))
@@ -80,6 +85,7 @@ def test_relations_turn_around_with_their_boxes(a, b):
     assert iou(a, b) == iou(b, a)
 
 
+@unhurried
 @given(st.permutations(range(6)))
 def test_order_of_detections_does_not_matter(order):
     detections = [Detection("car", 0.4 + 0.1 * i, (100.0 * i, 0, 100 * i + 50, 50)) for i in range(6)]

@@ -7,11 +7,19 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..config import Config
-from ..models.flops import count_forward, count_parameters
-from .build import Sizes, build_transformer, resolve_sizes
+from ..models.flops import (
+    PAPER_SAMPLING,
+    count_as_paper,
+    count_forward,
+    count_language_model,
+    count_parameters,
+    count_sampling,
+)
+from .build import Sizes, build_transformer, language_model_config, resolve_sizes
 
 # Backward computes the gradients of a product's two factors: twice the work of forward.
 BACKWARD = 2
+PAPER_SIDE = 512  # pixels of the images whose cost the paper's table 4 gives
 
 
 def describe(config: Config) -> str:
@@ -29,6 +37,8 @@ def describe(config: Config) -> str:
         f"FLOPs of a training image with {tokens} text tokens (forward and backward; text encoder and VAE apart)",
     ]
     lines += [f"  {name:28} {count * (1 + BACKWARD) / 1e9:12.3f} G" for name, count in _with_total(flops)]
+    if config.text.architecture is not None:
+        lines += ["", *_paper_sampling(config, sizes, transformer)]
     memory = _memory(config, sizes, sum(parameters.values()))
     lines += ["", f"Memory of the transformer in training, {config.training.batch_size} images at once in one process"]
     lines += [f"  {name:28} {count / 2**30:12.3f} GiB" for name, count in _with_total(memory)]
@@ -37,6 +47,29 @@ def describe(config: Config) -> str:
 
 def _with_total(counts: dict[str, int]) -> list[tuple[str, int]]:
     return [*counts.items(), ("total", sum(counts.values()))]
+
+
+def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]:
+    """FLOPs of one guided 512 x 512 image: as the paper's table 4 counts, and all that our sampler does."""
+    language_model = language_model_config(config.text)
+    run = transformer.prompt_encoder_class.layers_computed(sizes.layers, language_model)
+    # The paper's models run the whole language model, except FuseDiT, which has no use for layers past its last pair.
+    paper_run = None if hasattr(transformer, "router") else run
+    sampling = PAPER_SAMPLING._replace(latent_size=PAPER_SIDE // sizes.downsampling)
+    as_paper = count_as_paper(transformer, language_model, paper_run, sampling)
+    ours = count_sampling(transformer, sampling)
+    ours |= count_language_model(language_model, sampling.rows, sampling.text_tokens, run)
+    title = (
+        f"FLOPs of a {PAPER_SIDE} x {PAPER_SIDE} image: {sampling.steps} steps, guidance, {sampling.text_tokens} tokens"
+    )
+    lines = [title, f"  {'':36} {'table 4':>12}   {'our sampler':>12}"]
+    for name in [*ours, "total"]:
+        columns = [sum(counts.values()) if name == "total" else counts.get(name, 0) for counts in (as_paper, ours)]
+        lines.append(f"  {name:36} " + "   ".join(f"{count / 1e12:10.3f} T" for count in columns))
+    note = (
+        "  table 4: linear layers and fusion only, all text work in every step; our sampler: attention too, text once"
+    )
+    return [*lines, f"{note}{' a step' if transformer.text_depends_on_time else ' a prompt'}"]
 
 
 def _memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:

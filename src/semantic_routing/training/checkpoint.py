@@ -94,14 +94,20 @@ def save_checkpoint(
     All processes take part in gathering what is sharded; one writes, under a temporary name until all of it is there.
     """
     weights = get_model_state_dict(model, options=FULL_ON_CPU)
+    untouched = not optimizer.state
     moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=FULL_ON_CPU)
+    if untouched:
+        # Asking for moments that are not there yet makes them by a step of size zero, which is no step of training.
+        for state in (*optimizer.state.values(), *moments["state"].values()):
+            state["step"].zero_()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     averages = {name: _gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
     final = run / f"checkpoint-{step:08d}"
-    if not is_main:
+    if not is_main or final.exists():  # a run that took no step since it was resumed has its checkpoint already
         return final
+    for left in run.glob("checkpoint-*.partial"):  # by an interruption
+        shutil.rmtree(left)
     partial = final.with_name(final.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _save(weights, partial / "model.safetensors")
     # What is not averaged (buffers) comes along, so that either file is a whole model.
@@ -119,11 +125,15 @@ def save_checkpoint(
         "transformer": architecture(transformer),
     }
     (partial / "state.json").write_text(json.dumps(state, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
+
+
+def _remove(checkpoint: Path) -> None:
+    """Renames it first: what an interruption leaves must not look complete."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(checkpoint.name + ".partial")))
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel) -> int:

@@ -7,21 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from .checkpoint import list_checkpoints
+from .checkpoint import checkpoint_step, list_checkpoints
 
 PACKAGES = ("semantic-routing", "torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 
 
-def prepare_run(config: Config, resume: str | None) -> Path:
+def prepare_run(config: Config, resumed: Path | None) -> Path:
     """Makes the run's folder and writes what the run is.
 
+    Args:
+        config: the run.
+        resumed: the checkpoint that it goes on from.
+
     Raises:
-        ValueError: the folder holds another run's checkpoints and nothing was said of resuming.
-        OSError: the folder cannot be written.
+        ValueError: the folder cannot be written, or holds checkpoints that the run would not go on from.
     """
     run = config.training.output
-    if resume is None and list_checkpoints(run):
+    last = list_checkpoints(run)[-1:]
+    if last and resumed is None:
         raise ValueError(f"{run} already holds checkpoints; resume with --resume latest, or name another output.")
+    if last and resumed and checkpoint_step(last[0]) > checkpoint_step(resumed):
+        raise ValueError(
+            f"{run} holds a later checkpoint than {resumed.name}: {last[0].name}; remove it, or name another output."
+        )
     try:
         (run / "samples").mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(config.to_yaml())

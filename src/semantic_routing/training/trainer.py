@@ -98,7 +98,7 @@ class Trainer:
         self.deadline = time.perf_counter() + 60 * (options.max_minutes or float("inf"))
         # Written last: whatever is wrong with the config has been said by now.
         if self.accelerator.is_main_process:
-            prepare_run(config, resume)
+            prepare_run(config, checkpoint)
             self.metrics = Metrics(options.output, self.step)
         self.accelerator.wait_for_everyone()
 

@@ -27,6 +27,21 @@ def resolve_model(name: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
+def load_language_model_config(name: str) -> Any:
+    """The `transformers` configuration of a checkpoint, as `load_language_model` takes it.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    try:
+        return AutoConfig.from_pretrained(resolve_model(name))
+    except OSError as error:
+        raise ValueError(
+            f"There is no text encoder {name!r}: it is neither a folder with a config.json nor a model of the hub "
+            "that can be reached."
+        ) from error
+
+
 def load_language_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """Loads a decoder's or an encoder's stack of layers, without heads, decoder or vision tower.
 
@@ -35,15 +50,14 @@ def load_language_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
         dtype: of the weights.
 
     Raises:
-        ValueError: the checkpoint lacks weights that the model needs.
+        ValueError: there is no such checkpoint, or it lacks weights that the model needs.
     """
-    path = resolve_model(name)
-    config = AutoConfig.from_pretrained(path)
+    config = load_language_model_config(name)
     text_config = config if config.is_encoder_decoder else config.get_text_config()
     auto_class = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
     with silent():
         model, report = auto_class.from_pretrained(
-            path,
+            resolve_model(name),
             config=text_config,
             dtype=dtype,
             key_mapping=None if text_config is config else LANGUAGE_MODEL_KEYS,

@@ -11,7 +11,7 @@ from ..models import TRANSFORMERS, DiffusionTransformer2DModel
 from ..models.latents import LatentCodec
 from ..pipelines import SemanticRoutingPipeline
 from ..text import TextEncoder, load_language_model, load_tokenizer
-from ..text.loading import resolve_model
+from ..text.loading import load_language_model_config
 
 
 class Sizes(NamedTuple):
@@ -48,7 +48,7 @@ def language_model_config(config: TextConfig) -> Any:
         return AutoConfig.for_model(**{**config.architecture, **sizes})
     if len(sizes) == 2:
         return PretrainedConfig(**sizes)
-    return AutoConfig.from_pretrained(resolve_model(config.model)).get_text_config()
+    return load_language_model_config(config.model).get_text_config()
 
 
 def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
@@ -105,7 +105,12 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
         return LatentCodec()
     options: dict[str, Any] = {} if config.vae.subfolder is None else {"subfolder": config.vae.subfolder}
     vae = AutoencoderKL.from_pretrained(config.vae.model, dtype=getattr(torch, config.vae.dtype), **options)
-    return LatentCodec(vae.to(device).eval().requires_grad_(False))
+    codec = LatentCodec(vae.to(device).eval().requires_grad_(False))
+    seen = (codec.channels, codec.downsampling)
+    wanted = (config.vae.latent_channels or seen[0], config.vae.downsampling or seen[1])
+    if seen != wanted:
+        raise ValueError(f"VAE {config.vae.model} has {seen} channels and downsampling; the config says {wanted}.")
+    return codec
 
 
 def build_pipeline(

@@ -5,8 +5,8 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from conftest import CAPTIONS, write_images
 from PIL import Image
+from tiny import CAPTIONS, write_images
 
 from semantic_routing.data import BrokenExampleError, FolderSource, HuggingFaceSource, ScenesSource
 from semantic_routing.scenes import render, sample_scene

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_images
 from PIL import Image
+from tiny import write_images
 from torch.utils.data import DataLoader
 
 from semantic_routing.data import BrokenExampleError, ExampleStream, FolderSource, ScenesSource, Source, collate

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, NUM_LAYERS
+from tiny import FAMILIES, NUM_LAYERS
 
 from semantic_routing.text import TextEncoder, load_language_model, load_tokenizer
 from semantic_routing.text.early_exit import first_layers, layer_stack

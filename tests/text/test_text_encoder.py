@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NUM_LAYERS, make_tokenizer
+from tiny import NUM_LAYERS, make_tokenizer
 
 from semantic_routing.text import TextEncoder, load_language_model, load_tokenizer, resolve_layers
 

@@ -20,6 +20,8 @@ from ..text import TextEncoder, TextFeatures, load_language_model, load_tokenize
 GateTime = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
 
 class SemanticRoutingPipeline(DiffusionPipeline):
     """Prompts in, images out.
@@ -39,7 +41,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             router's gate sees in sampling, unless a call says otherwise; None is the timestep itself.
 
     Raises:
-        ValueError: the language model does not have the layers or the width that the transformer reads.
+        ValueError: the language model does not have the layers or the width that the transformer reads, or the
+            autoencoder not its channels.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -80,6 +83,11 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             timestep_map=timestep_map,
         )
         check_text_encoder(self.prompt_encoder, transformer)
+        if vae is not None and self.codec.channels != transformer.config.in_channels:
+            raise ValueError(
+                f"The autoencoder has {self.codec.channels} latent channels; "
+                f"the transformer has {transformer.config.in_channels}."
+            )
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.codec.downsampling)
 
     @property
@@ -150,8 +158,9 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: names of the tensors that the callback gets.
 
         Raises:
-            ValueError: prompts, sizes, generators or latents that do not go together.
+            ValueError: an impossible option, or prompts, sizes, generators or latents that do not go together.
         """
+        self._check_options(num_inference_steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = self._negatives(negative_prompt, len(prompts))
         num_images = len(prompts) * num_images_per_prompt
@@ -191,6 +200,20 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             images = self.image_processor.postprocess(self.codec.decode(latents).float(), output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _check_options(
+        self, num_inference_steps: int, num_images_per_prompt: int, output_type: str, tensor_inputs: Sequence[str]
+    ) -> None:
+        counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name} must be 1 or more, not {count}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"Unknown output_type {output_type!r}: expected one of {', '.join(OUTPUT_TYPES)}.")
+        for name in tensor_inputs:
+            if name not in self._callback_tensor_inputs:
+                known = ", ".join(self._callback_tensor_inputs)
+                raise ValueError(f"A callback cannot be given {name!r}: expected one of {known}.")
 
     def _negatives(self, negative_prompt: str | list[str] | None, count: int) -> list[str]:
         if negative_prompt is None or isinstance(negative_prompt, str):

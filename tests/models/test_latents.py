@@ -50,7 +50,7 @@ def test_a_latent_depends_on_its_own_generator_alone(vae: AutoencoderKL) -> None
 
 
 def test_a_half_precision_autoencoder_gives_float32_latents(vae_folder: Path, vae: AutoencoderKL) -> None:
-    halved = LatentCodec(AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.bfloat16))
+    halved = LatentCodec(AutoencoderKL.from_pretrained(vae_folder, dtype=torch.bfloat16))
     latents = halved.encode(IMAGES, generators(0, 1, 2))
     assert latents.dtype == torch.float32
     assert (latents - LatentCodec(vae).encode(IMAGES, generators(0, 1, 2))).abs().max() < 0.1

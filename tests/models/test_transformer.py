@@ -214,7 +214,7 @@ def test_saving_and_loading(strategy: str, tmp_path: Path) -> None:
 def test_bfloat16_weights_leave_the_router_in_float32(strategy: str, tmp_path: Path) -> None:
     model = randomised(strategy=strategy)
     model.save_pretrained(tmp_path)
-    loaded = SemanticRoutingTransformer2DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    loaded = SemanticRoutingTransformer2DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.router.parameters()} <= {torch.float32}
     others = {value.dtype for name, value in loaded.named_parameters() if not name.startswith("router")}
     assert others == {torch.bfloat16}

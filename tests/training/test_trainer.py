@@ -1,0 +1,147 @@
+"""The loop: exact resume, whole checkpoints, clean exits, sentences for mistakes."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from semantic_routing.config import Config
+from semantic_routing.training import NonFiniteLossError, checkpoint, train
+from semantic_routing.training.trainer import Trainer
+
+FILES = ("model", "ema", "optimizer")
+Make = Callable[..., Config]
+
+
+@pytest.fixture
+def make(tiny_values: dict[str, Any], tmp_path: Path) -> Make:
+    def config(name: str = "run", **training: Any) -> Config:
+        values = {**tiny_values, "training": tiny_values["training"] | {"output": str(tmp_path / name)} | training}
+        return Config.model_validate(values)
+
+    return config
+
+
+def same(one: Path, other: Path) -> bool:
+    pairs = [(load_file(one / f"{name}.safetensors"), load_file(other / f"{name}.safetensors")) for name in FILES]
+    return all(a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a) for a, b in pairs)
+
+
+def test_ten_steps_a_signal_and_ten_more_are_twenty(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(make("whole"))
+    step = Trainer._optimizer_step
+
+    def interrupted(trainer: Trainer, batches: Any) -> Any:
+        if trainer.step == 9:
+            signal.raise_signal(signal.SIGTERM)
+        return step(trainer, batches)
+
+    monkeypatch.setattr(Trainer, "_optimizer_step", interrupted)
+    stopped = train(make("parts", checkpoint_every=100))
+    assert checkpoint.checkpoint_step(stopped) == 10
+    monkeypatch.undo()
+    resumed = train(make("parts", checkpoint_every=100), "latest")
+    assert checkpoint.checkpoint_step(resumed) == 20
+    assert same(whole, resumed)
+    assert not same(whole, whole.parent / "checkpoint-00000010")
+    lines = [json.loads(line) for line in (resumed.parent / "metrics.jsonl").read_text().splitlines()]
+    expected = [json.loads(line) for line in (whole.parent / "metrics.jsonl").read_text().splitlines()]
+    for key in ("step", "loss", "grad_norm", "learning_rate"):
+        assert [line[key] for line in lines] == [line[key] for line in expected]
+    assert [line["step"] for line in lines] == list(range(1, 21))
+
+
+def test_accumulated_parts_are_one_batch(make: Make) -> None:
+    whole = load_file(train(make("one", steps=3)) / "model.safetensors")
+    parts = load_file(train(make("four", steps=3, gradient_accumulation=4)) / "model.safetensors")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_starts_at_the_weights(make: Make) -> None:
+    last = train(make(steps=1, ema_decay=0.99))
+    model, average = (load_file(last / f"{name}.safetensors") for name in ("model", "ema"))
+    assert all(average[name].equal(tensor) for name, tensor in model.items())
+
+
+def test_the_average_lags_behind_later(make: Make) -> None:
+    last = train(make(steps=5))
+    model, average = (load_file(last / f"{name}.safetensors") for name in ("model", "ema"))
+    assert any(not average[name].equal(tensor) for name, tensor in model.items())
+
+
+def test_old_checkpoints_go(make: Make) -> None:
+    run = train(make(steps=5, checkpoint_every=1, keep_checkpoints=2)).parent
+    assert [path.name for path in checkpoint.list_checkpoints(run)] == ["checkpoint-00000004", "checkpoint-00000005"]
+
+
+def test_an_interrupted_write_is_no_checkpoint(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(make(steps=1)).parent
+
+    def fail(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "_save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train(make(steps=2), "latest")
+    assert checkpoint.find_checkpoint(run, "latest").name == "checkpoint-00000001"
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_checkpoint(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Trainer._loss
+    monkeypatch.setattr(
+        Trainer, "_loss", lambda trainer, batch: loss(trainer, batch) * (torch.nan if trainer.step == 12 else 1)
+    )
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 13; the last good checkpoint is .*checkpoint-00000010"):
+        train(make())
+
+
+def test_validation_images_change_nothing(make: Make) -> None:
+    plain = train(make("plain", steps=4))
+    values = make("watched", steps=4).model_dump()
+    values["validation"] = {"every": 2, "prompts": ["a red circle", "a star"], "num_inference_steps": 2}
+    watched = train(Config.model_validate(values))
+    assert same(plain, watched)
+    samples = sorted(path.name for path in (watched.parent / "samples").iterdir())
+    assert samples == ["step-00000002.png", "step-00000004.png"]
+
+
+def test_a_time_limit_leaves_a_checkpoint(make: Make) -> None:
+    assert checkpoint.checkpoint_step(train(make(max_minutes=1e-9))) == 0
+
+
+def test_an_occupied_folder_is_left_alone(make: Make) -> None:
+    train(make(steps=1))
+    with pytest.raises(ValueError, match="already holds checkpoints"):
+        train(make(steps=1))
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(make: Make) -> None:
+    train(make(steps=1))
+    other = make(steps=2).model_dump()
+    other["model"]["num_blocks"] = 3
+    with pytest.raises(ValueError, match=r"num_blocks=2; the config says 3"):
+        train(Config.model_validate(other), "latest")
+
+
+def test_nothing_to_resume(make: Make) -> None:
+    with pytest.raises(ValueError, match="no checkpoint to resume"):
+        train(make(), "latest")
+
+
+def test_an_output_that_cannot_be_written(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        train(make("file/run", steps=1))
+
+
+def test_a_batch_that_cannot_be_shared(make: Make) -> None:
+    with pytest.raises(ValueError, match="batch_size 4 cannot be shared"):
+        train(make(gradient_accumulation=3))

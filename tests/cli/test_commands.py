@@ -1,4 +1,4 @@
-"""Commands as a user types them: a folder of images to a pipeline to pictures, and one line for every mistake."""
+"""Commands as a user types them, from a folder of images to pictures; `test_mistakes.py` has what can go wrong."""
 
 import os
 import signal
@@ -75,43 +75,6 @@ def test_a_dry_run_trains_nothing(tiny_values: dict[str, Any], tmp_path: Path) -
     for word in ("strategy: joint", "Parameters", "FLOPs", "Memory", "activations"):
         assert word in result.stdout
     assert not Path(tiny_values["training"]["output"]).exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("training.stepz=3", "training.stepz: unknown key"),
-        ("model.strategy=depthwise", "model.strategy: expected one of"),
-        ("text.layers=[9]", "Layer 9 is out of range"),
-        ("data.image_size=30", "not a multiple"),
-        ("text.hidden_size=31", "the config says"),
-        ("training.batch_size=0", "training.batch_size"),
-        ("data.source={source: json, path: nowhere.jsonl}", "nowhere.jsonl"),
-        ("text.model=nowhere", "nowhere"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_exit_code_2(
-    override: str, sentence: str, tiny_values: dict[str, Any], tmp_path: Path
-) -> None:
-    result = sroute("train", write(tiny_values, tmp_path / "config.yaml"), "text.num_hidden_layers=4", override)
-    assert result.returncode == 2
-    assert sentence in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not Path(tiny_values["training"]["output"]).exists()
-
-
-def test_missing_files_are_one_sentence(tmp_path: Path) -> None:
-    for arguments in (
-        ("train", tmp_path / "none.yaml"),
-        ("export", tmp_path / "none", tmp_path / "out"),
-        ("generate", "a star", "--pipeline", tmp_path / "none"),
-        ("generate", "--pipeline", tmp_path),
-        ("weights", tmp_path / "none"),
-    ):
-        result = sroute(*arguments)
-        assert result.returncode == 2, result.stderr
-        assert "Error:" in result.stderr
-        assert "Traceback" not in result.stderr
 
 
 def test_help_names_every_command() -> None:

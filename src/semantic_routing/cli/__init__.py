@@ -7,6 +7,7 @@ import sys
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from . import ablate, analyze, caption, compare, convert, evaluate, export, generate, prune, quickstart, train, weights
 
@@ -37,5 +38,6 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SROUTE_TRACEBACK"):
             raise
-        console.print(f"[red]Error:[/red] {str(error).splitlines()[0]}", highlight=False, soft_wrap=True)
+        sentence = next(iter(str(error).splitlines()), type(error).__name__)
+        console.print(Text.assemble(("Error:", "red"), f" {sentence}"), soft_wrap=True)
         sys.exit(2)

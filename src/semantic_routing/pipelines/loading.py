@@ -17,9 +17,18 @@ def load_pipeline(
         device: default: cuda where there is one.
 
     Raises:
-        ValueError: the folder holds no pipeline.
+        ValueError: the folder holds no pipeline, or there is no such device.
         OSError: there is no such folder or hub name.
     """
+    target = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = str(resource("demo")) if name is None else name
     pipeline = SemanticRoutingPipeline.from_pretrained(path, dtype=getattr(torch, dtype))
-    return pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return pipeline.to(target)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name, once a tensor was put on it."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch was built without it, it is absent, or nothing is so named
+        raise ValueError(f"Device {name!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -18,7 +18,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 ablation-smoke: $(STAMP)
 	rm -rf runs/ablation-smoke

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ def templates(size: int) -> Templates:
     )
 
 
-def _as_square(image: NDArray[np.uint8]) -> FloatArray:
+def _as_square(image: NDArray[Any]) -> FloatArray:
     """The picture as floats (size, size, 3), 0 to 255, with a side that the templates serve."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"Picture is {image.dtype} of shape {image.shape}, but must be uint8 of shape (H, W, 3).")
@@ -193,8 +194,8 @@ def _identify(ink: FloatArray, colour: str) -> SceneObject:
     return SceneObject(shape, colour, scale, float(centre_x), float(centre_y), part)
 
 
-def detect(image: NDArray[np.uint8]) -> Scene:
-    """The scene that a picture (H, W, 3) shows.
+def detect(image: NDArray[Any]) -> Scene:
+    """The scene that a picture, uint8 (H, W, 3), shows.
 
     An object that looks like none of this world has `UNKNOWN` as shape, size and part, and the nearest colour.
     """

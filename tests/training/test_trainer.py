@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from semantic_routing.config import Config
 from semantic_routing.training import NonFiniteLossError, checkpoint, train
+from semantic_routing.training.export import export_pipeline
 from semantic_routing.training.trainer import Trainer
 
 FILES = ("model", "ema", "optimizer")
@@ -63,33 +64,9 @@ def test_accumulated_parts_are_one_batch(make: Make) -> None:
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def test_the_average_starts_at_the_weights(make: Make) -> None:
-    last = train(make(steps=1, ema_decay=0.99))
-    model, average = (load_file(last / f"{name}.safetensors") for name in ("model", "ema"))
-    assert all(average[name].equal(tensor) for name, tensor in model.items())
-
-
-def test_the_average_lags_behind_later(make: Make) -> None:
-    last = train(make(steps=5))
-    model, average = (load_file(last / f"{name}.safetensors") for name in ("model", "ema"))
-    assert any(not average[name].equal(tensor) for name, tensor in model.items())
-
-
 def test_old_checkpoints_go(make: Make) -> None:
     run = train(make(steps=5, checkpoint_every=1, keep_checkpoints=2)).parent
     assert [path.name for path in checkpoint.list_checkpoints(run)] == ["checkpoint-00000004", "checkpoint-00000005"]
-
-
-def test_an_interrupted_write_is_no_checkpoint(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train(make(steps=1)).parent
-
-    def fail(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint, "_save", fail)
-    with pytest.raises(KeyboardInterrupt):
-        train(make(steps=2), "latest")
-    assert checkpoint.find_checkpoint(run, "latest").name == "checkpoint-00000001"
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_checkpoint(
@@ -113,22 +90,10 @@ def test_validation_images_change_nothing(make: Make) -> None:
     assert samples == ["step-00000002.png", "step-00000004.png"]
 
 
-def test_a_time_limit_leaves_a_checkpoint(make: Make) -> None:
-    assert checkpoint.checkpoint_step(train(make(max_minutes=1e-9))) == 0
-
-
 def test_an_occupied_folder_is_left_alone(make: Make) -> None:
     train(make(steps=1))
     with pytest.raises(ValueError, match="already holds checkpoints"):
         train(make(steps=1))
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(make: Make) -> None:
-    train(make(steps=1))
-    other = make(steps=2).model_dump()
-    other["model"]["num_blocks"] = 3
-    with pytest.raises(ValueError, match=r"num_blocks=2; the config says 3"):
-        train(Config.model_validate(other), "latest")
 
 
 def test_nothing_to_resume(make: Make) -> None:
@@ -136,12 +101,18 @@ def test_nothing_to_resume(make: Make) -> None:
         train(make(), "latest")
 
 
-def test_an_output_that_cannot_be_written(make: Make, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"):
-        train(make("file/run", steps=1))
-
-
 def test_a_batch_that_cannot_be_shared(make: Make) -> None:
     with pytest.raises(ValueError, match="batch_size 4 cannot be shared"):
         train(make(gradient_accumulation=3))
+
+
+def test_a_run_starts_from_a_pipeline_s_weights(make: Make, tmp_path: Path) -> None:
+    first = train(make("first", steps=2))
+    export_pipeline(first, tmp_path / "pipeline", weights="raw", with_text_encoder=False)
+    second = train(make("second", steps=1, initialize_from=str(tmp_path / "pipeline"), max_minutes=1e-9))
+    before, after = (load_file(path / "model.safetensors") for path in (first, second))
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
+    other = make("third", steps=1, initialize_from=str(tmp_path / "pipeline")).model_dump()
+    other["model"]["num_blocks"] = 3
+    with pytest.raises(ValueError, match=r"num_blocks=2; the config says 3"):
+        train(Config.model_validate(other))

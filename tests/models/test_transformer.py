@@ -248,6 +248,8 @@ def test_lora_adapters() -> None:
 def test_attention_backends(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
+    # Setting a model's backend also sets the default of the process: put that back afterwards.
+    monkeypatch.setattr(Registry, "_active_backend", Registry._active_backend)
     model = randomised()
     expected = run(model)
     model.set_attention_backend(backend)

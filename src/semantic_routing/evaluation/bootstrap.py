@@ -38,14 +38,16 @@ def estimate(groups: Sequence[ArrayLike]) -> Estimate | None:
     if not arrays or not all(array.size for array in arrays):
         return None
     random = np.random.default_rng(_SEED)
-    runs = _shares(random, len(arrays[0]))
-    means = np.mean([(runs @ array * _shares(random, array.shape[1])).sum(axis=1) for array in arrays], axis=0)
+    runs = _times_drawn(random, len(arrays[0]))
+    means = np.mean(
+        [(runs @ array * _times_drawn(random, array.shape[1])).sum(axis=1) / array.size for array in arrays], axis=0
+    )
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
     return Estimate(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
 
 
-def _shares(random: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """The share of each of `count` things in each of `RESAMPLES` draws of as many with replacement."""
+def _times_drawn(random: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """How often each of `count` things comes in each of `RESAMPLES` draws of as many with replacement."""
     drawn = random.integers(count, size=(RESAMPLES, count)) + count * np.arange(RESAMPLES)[:, None]
-    return np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count) / count
+    return np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)

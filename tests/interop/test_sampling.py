@@ -107,6 +107,28 @@ def test_there_and_back_through_a_pipeline(
     assert json.loads((tmp_path / "back" / "config.json").read_text()) == config
 
 
+@pytest.mark.parametrize("exported", ["depth-wise", "fusedit"], indirect=True)
+def test_a_training_folder_with_named_parts(
+    exported: tuple[Path, dict[str, Any], dict[str, Tensor]], vae_folder: Path, tmp_path: Path
+) -> None:
+    """The language model stays a name, except FuseDiT's, which the checkpoint holds; both go back."""
+    path, config, weights = exported
+    text = str(path / "text_encoder")
+    folder = tmp_path / "checkpoint-500"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(weights, folder / "ema.pt")
+    convert(folder, tmp_path / "ours", Parts(text_encoder=text, vae=str(vae_folder), shift=6.0))
+    pipeline = SemanticRoutingPipeline.from_pretrained(tmp_path / "ours")
+    assert pipeline.scheduler.config.shift == 6.0
+    assert (tmp_path / "ours" / "text_encoder").exists() is (config["architectures"] == ["FuseDiT"])
+    assert len(pipeline("a red circle", num_inference_steps=2, height=16, width=16).images) == 1
+    convert_to_reference(tmp_path / "ours", tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
+
+
 @pytest.mark.parametrize("exported", ["joint"], indirect=True)
 def test_constants_come_along(exported: tuple[Path, dict[str, Any], dict[str, Tensor]], tmp_path: Path) -> None:
     convert(exported[0], tmp_path / "ours")

@@ -11,7 +11,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h1, h2 { line-height: 1.2; } figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: 0.9rem; }
 img { max-width: 100%; } img.pixels { image-rendering: pixelated; margin-right: 4px; }
 pre { background: #f4f4f4; padding: 0.8rem; }
-table { border-collapse: collapse; } th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; }
+table { border-collapse: collapse; } td:has(img) { white-space: nowrap; }
+th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; }
 """
 
 

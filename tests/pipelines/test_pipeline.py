@@ -42,7 +42,7 @@ def make(language_models: Callable[[str], Path], vae_folder: Path) -> Callable[.
             torch.manual_seed(0)
             transformer = SemanticRoutingTransformer2DModel(**(sizes | options)).eval()
             for parameter in transformer.parameters():
-                parameter.data += 0.1 * torch.randn_like(parameter)
+                parameter.data += 0.3 * torch.randn_like(parameter)
         made = SemanticRoutingPipeline(
             transformer=transformer,
             scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0),

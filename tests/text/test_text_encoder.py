@@ -62,12 +62,13 @@ def test_chosen_layers_are_those_of_the_model(model: Any) -> None:
     assert everything[:, 0].equal(embeddings)
 
 
-PROMPTS = ["a red circle", "two blue squares and a green star", "star"]
+# Two of similar length, which are padded to each other.
+PROMPTS = ["a red circle", "two blue squares and a green star", "star", "two blue squares and a star"]
 
 
 def test_a_batch_gives_each_prompt_what_it_gets_alone(encoder: TextEncoder) -> None:
     together = encoder(PROMPTS)
-    assert together.mask.shape == (3, 7)
+    assert together.mask.shape == (4, 7)
     for row, prompt in enumerate(PROMPTS):
         alone = encoder([prompt])
         length = alone.mask.shape[1]
@@ -101,7 +102,7 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_likes(model: Any, pad: b
     tokenizer = make_tokenizer(pad)
     assert tokenizer.padding_side == "left"
     input_ids, mask = TextEncoder(model, tokenizer).tokenize(PROMPTS)
-    lengths = [3, 7, 1]
+    lengths = [3, 7, 1, 6]
     assert mask.tolist() == [[True] * length + [False] * (7 - length) for length in lengths]
     for row, (prompt, length) in enumerate(zip(PROMPTS, lengths, strict=True)):
         assert input_ids[row, :length].tolist() == tokenizer(prompt)["input_ids"]

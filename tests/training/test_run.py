@@ -83,7 +83,7 @@ def test_another_seed_is_another_run(make_config: MakeConfig, tmp_path: Path) ->
     assert not one["model/proj_out.weight"].equal(other["model/proj_out.weight"])
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_gives_the_signal_back(
+def test_ctrl_c_leaves_a_checkpoint_and_gives_signals_back(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss, calls = trainer.batch_loss, []
@@ -95,9 +95,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_gives_the_signal_back(
         return loss(*args)
 
     monkeypatch.setattr(trainer, "batch_loss", interrupted)
-    before = signal.getsignal(signal.SIGINT)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert train(make_config()).name == "checkpoint-00000005"
-    assert signal.getsignal(signal.SIGINT) == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_running_out_of_time_before_the_first_step_changes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -207,6 +207,15 @@ def test_scenes_are_the_embedded_world() -> None:
     assert np.array(source[12345].image).tolist() == render(sample.scene, 32).tolist()
 
 
+def test_scenes_of_chosen_skills() -> None:
+    source = ScenesSource(skills=["colors", "counting"]).open(32, 7)
+    samples = [sample_scene(7, index, skills=["colors", "counting"]) for index in range(40)]
+    assert {sample.skill for sample in samples} == {"colors", "counting"}
+    assert [list(source[index].captions) for index in range(40)] == [[sample.caption] for sample in samples]
+    with pytest.raises(ValueError, match="'juggling' is not a skill of the scenes world, which are single_object, "):
+        ScenesSource(skills=["colors", "juggling"])
+
+
 def test_scenes_too_small_to_draw_are_refused_before_training() -> None:
     with pytest.raises(ValueError, match="size is 16, but must be at least 32"):
         ScenesSource().open(16, 0)

@@ -42,7 +42,7 @@ def circle(x: float, y: float, colour: str = "red", size: str = "small", part: s
 @pytest.mark.parametrize("skill", SKILLS)
 def test_claims_survive_json(skill: str) -> None:
     for index in range(20):
-        for claim in sample_scene(0, index, skill=skill).claims:
+        for claim in sample_scene(0, index, skills=[skill]).claims:
             assert claim_from_dict(json.loads(json.dumps(claim.to_dict()))) == claim
             assert str(claim)
 

@@ -69,7 +69,7 @@ def test_sizes_have_their_radius() -> None:
 
 @pytest.mark.parametrize("side", [32, 33, 48, 64, 200])
 def test_any_size_has_background_and_pure_colours(side: int) -> None:
-    sample = sample_scene(0, 1, skill="color_attr")
+    sample = sample_scene(0, 1, skills=["color_attr"])
     picture = render(sample.scene, side)
     assert picture.shape == (side, side, 3)
     assert picture.dtype == np.uint8

@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_flow_matching(transformer: Any, encoder: TextEncode
     features = encoder(CAPTIONS)
     with torch.no_grad():
         output = transformer(noisy, times, features.hidden_states, features.mask).sample
-    expected = flow_matching_loss(output, IMAGES, noise, times, transformer.config.prediction)
+    expected = flow_matching_loss(output, IMAGES, noise, transformer.config.prediction)
     torch.testing.assert_close(loss(transformer, encoder, [0, 1, 2]), expected)
 
 

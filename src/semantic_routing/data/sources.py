@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..scenes import render, sample_scene
+from ..scenes import SKILLS, render, sample_scene
 
 # What Pillow raises on damaged files, seen by damaging files of every common format.
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
@@ -60,10 +60,19 @@ class ScenesSource(SourceConfig):
     """The embedded world: an endless stream of rendered scenes, of the size that training asks for."""
 
     source: Literal["scenes"] = "scenes"
+    skills: list[str] = Field([], description="what captions exercise; default: every skill of the world")
+
+    @field_validator("skills")
+    @classmethod
+    def _known(cls, skills: list[str]) -> list[str]:
+        for skill in skills:
+            if skill not in SKILLS:
+                raise ValueError(f"{skill!r} is not a skill of the scenes world, which are {', '.join(SKILLS)}")
+        return skills
 
     def open(self, image_size: int, seed: int) -> Source:
         """Renders one scene, so that a size too small for it is refused now."""
-        source = _Scenes(image_size, seed)
+        source = _Scenes(image_size, seed, self.skills)
         source[0]
         return source
 
@@ -71,12 +80,13 @@ class ScenesSource(SourceConfig):
 class _Scenes(Source):
     length = None
 
-    def __init__(self, image_size: int, seed: int) -> None:
+    def __init__(self, image_size: int, seed: int, skills: Sequence[str]) -> None:
         self.image_size = image_size
         self.seed = seed
+        self.skills = skills or SKILLS
 
     def __getitem__(self, index: int) -> Example:
-        sample = sample_scene(self.seed, index)
+        sample = sample_scene(self.seed, index, skills=self.skills)
         return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
 
 

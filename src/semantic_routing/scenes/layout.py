@@ -6,7 +6,7 @@ from math import hypot
 from random import Random
 
 from .geometry import APART, contact_distance
-from .world import REACH, SceneObject
+from .world import GRID, REACH, SceneObject
 
 Link = tuple[str, int, int]
 """(relation, subject, anchor): the object with index `subject` is `relation` of the one with index `anchor`."""
@@ -28,6 +28,10 @@ def _beside(rng: Random, relation: str, anchor: SceneObject, thing: SceneObject)
     along = rng.uniform(0.3, 0.6)
     across = along * rng.uniform(-0.5, 0.5)
     return anchor.x + step[0] * along + step[1] * across, anchor.y + step[1] * along + step[0] * across
+
+
+def _on_grid(x: float) -> float:
+    return round(x * GRID) / GRID
 
 
 def _fits(x: float, y: float, reach: float, placed: Sequence[SceneObject], exempt: int | None) -> bool:
@@ -65,6 +69,8 @@ def place(rng: Random, things: Sequence[SceneObject], links: Sequence[Link]) -> 
                 x, y = _beside(rng, link[0], placed[link[1]], thing)
             else:
                 x, y = rng.uniform(reach, 1 - reach), rng.uniform(reach, 1 - reach)
+            if not (link and link[0] == "touching"):
+                x, y = _on_grid(x), _on_grid(y)
             if _fits(x, y, reach, placed, exempt):
                 placed.append(replace(thing, x=x, y=y))
                 break

@@ -1,5 +1,6 @@
 """The seeded stream of scenes with captions, and the prompts kept for evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -40,22 +41,22 @@ def _lay_out(rng: Random, plan: Plan, split: str) -> Scene | None:
     return None
 
 
-def sample_scene(seed: int, index: int, split: str = "train", skill: str | None = None) -> SceneSample:
+def sample_scene(seed: int, index: int, split: str = "train", skills: Sequence[str] = SKILLS) -> SceneSample:
     """Sample number `index` of the stream `seed`: the same arguments give the same sample.
 
     Args:
         seed: which stream.
         index: which sample of the stream; any order, any subset.
         split: "train" never contains a held-out combination, a "held-out" caption always speaks of one.
-        skill: one of `SKILLS`, or None to draw one from the training mixture.
+        skills: of `SKILLS`; one is drawn by their shares of the training mixture.
     """
     if split not in SPLITS:
         raise ValueError(f"Split is {split!r}, but must be one of {', '.join(SPLITS)}.")
-    if skill is not None and skill not in PLANNERS:
-        raise ValueError(f"Skill is {skill!r}, but must be one of {', '.join(SKILLS)}.")
-    rng = Random(f"scenes {seed} {index} {split} {skill}")
-    if skill is None:
-        skill = rng.choices(SKILLS, [share for _, share in PLANNERS.values()])[0]
+    for skill in skills:
+        if skill not in PLANNERS:
+            raise ValueError(f"Skill is {skill!r}, but must be one of {', '.join(SKILLS)}.")
+    rng = Random(f"scenes {seed} {index} {split} {' '.join(skills)}")
+    skill = rng.choices(skills, [PLANNERS[skill][1] for skill in skills])[0]
     planner, stratum = PLANNERS[skill][0], rng.random()
     for _ in range(_PLANS):
         plan = planner(rng, stratum)
@@ -77,7 +78,7 @@ def held_out_prompts(skill: str, count: int, seed: int = 0) -> list[SceneSample]
     for index in range(100 * count):
         if len(found) == count:
             break
-        sample = sample_scene(seed, index, "held-out", skill)
+        sample = sample_scene(seed, index, "held-out", [skill])
         found.setdefault(sample.caption, sample)
     if len(found) < count:
         raise ValueError(

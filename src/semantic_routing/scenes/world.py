@@ -34,6 +34,10 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 RADII: dict[str, float] = {"small": 0.125, "large": 0.205}
 """Nominal radius of each size: 4 and 6.6 pixels in a picture of 32."""
 
+GRID = 16
+"""Centres lie on a grid of this many cells a side, where nothing else fixes them, so that a shape meets the pixels of a
+small picture in few ways and a small model learns its edges early."""
+
 PARTS = ("solid", "outlined", "striped")
 """How a shape is filled. Only large shapes are outlined or striped: at 32 pixels a small one has no room for a hole."""
 

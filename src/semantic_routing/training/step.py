@@ -45,4 +45,4 @@ def batch_loss(
     timestep = sample_timesteps(generators, flow.timestep_mean, flow.timestep_std, flow.shift).to(device)
     noise = randn_tensor(latents.shape, generators, device)
     output = transformer(interpolate(latents, noise, timestep), timestep, *text).sample
-    return flow_matching_loss(output, latents, noise, timestep, prediction)
+    return flow_matching_loss(output, latents, noise, prediction)

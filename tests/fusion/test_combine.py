@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import semantic_routing.fusion
 from semantic_routing.fusion import STRATEGIES, SemanticRouter
-from semantic_routing.fusion.combine import NORM_EPS, combine, normalise
+from semantic_routing.fusion.combine import NORM_EPS, PIECE_BYTES, combine, fuse, normalise
 
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 
@@ -37,21 +37,59 @@ def features(*shape: int, seed: int = 0, **options: Any) -> torch.Tensor:
     )
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 2000, 2**21])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_combine_is_the_plain_sum_with_its_gradients(rows: int) -> None:
+def test_fusion_is_the_plain_sum_with_its_gradients(
+    rows: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PIECE_BYTES, "cpu", piece_bytes)
     stack = features(3, 5, 7, 4, dtype=torch.float64).requires_grad_()
     weights = features(2, rows, 5, seed=1, dtype=torch.float64).softmax(-1).requires_grad_()
     plain = sum(
         weights[:, :, layer, None, None] * torch.nn.functional.layer_norm(stack[:, layer], (4,), eps=NORM_EPS)
         for layer in range(5)
     )
-    fused = combine(weights, normalise(stack))
-    torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
     probe = features(2, 3, 7, 4, seed=2, dtype=torch.float64)
     expected = torch.autograd.grad((plain * probe).sum(), (weights, stack))
-    actual = torch.autograd.grad((fused * probe).sum(), (weights, stack))
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    for fused in (combine(weights, normalise(stack)), fuse(weights, stack)):
+        torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
+        actual = torch.autograd.grad((fused * probe).sum(), (weights, stack))
+        for ours, theirs in zip(actual, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("trained", [(True, False), (False, True)])
+def test_only_the_gradients_that_are_asked_for_are_computed(trained: tuple[bool, bool]) -> None:
+    weights = features(2, 1, 5).softmax(-1).requires_grad_(trained[0])
+    stack = features(3, 5, 7, 4, seed=1).requires_grad_(trained[1])
+    fuse(weights, stack).square().sum().backward()
+    assert [weights.grad is not None, stack.grad is not None] == list(trained)
+
+
+def test_training_keeps_the_stack_as_it_came_and_nothing_else_of_its_size() -> None:
+    kept: list[torch.Tensor] = []
+    router = SemanticRouter("joint", num_layers=6, num_blocks=1)
+    stack = features(2, 6, 32, 64)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        router(router.prepare(stack), torch.tensor([10.0, 900.0]))
+    large = [tensor for tensor in kept if tensor.numel() >= stack[:, 0].numel()]
+    assert [tensor.data_ptr() for tensor in large] == [stack.data_ptr()]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_text_prepared_for_sampling_is_fused_as_in_training(strategy: str) -> None:
+    router = SemanticRouter(strategy, num_layers=6, num_blocks=4)
+    stack, timestep = features(2, 6, 9, 16), torch.tensor([10.0, 900.0])
+    trained = router(router.prepare(stack), timestep)
+    with torch.no_grad():
+        sampled = router.prepare(stack)
+        assert sampled.normalised == router.depends_on_time
+        torch.testing.assert_close(router(sampled, timestep), trained.detach())
 
 
 def test_normalise_gives_every_layer_the_same_say() -> None:
@@ -102,10 +140,9 @@ def test_padding_is_cut_to_the_longest_prompt() -> None:
     stack = features(2, 3, 9, 4)
     mask = torch.arange(9) < torch.tensor([[2], [5]])
     prepared = router.prepare(stack, mask)
-    assert prepared.normalised.shape == (2, 3, 5, 4)
     assert prepared.mask is not None
     assert prepared.mask.equal(mask[:, :5])
-    torch.testing.assert_close(prepared.normalised, normalise(stack[:, :, :5]))
+    assert prepared.features.equal(stack[:, :, :5])
 
 
 def test_a_row_without_any_token_reads_all_positions() -> None:
@@ -119,7 +156,7 @@ def test_a_row_without_any_token_reads_all_positions() -> None:
 def test_without_a_mask_nothing_is_cut() -> None:
     prepared = SemanticRouter("static", num_layers=3, num_blocks=2).prepare(features(2, 3, 4, 4))
     assert prepared.mask is None
-    assert prepared.normalised.shape == (2, 3, 4, 4)
+    assert prepared.features.shape == (2, 3, 4, 4)
 
 
 def test_one_timestep_serves_all_prompts() -> None:

@@ -121,7 +121,7 @@ def context_change(pipeline: Any, kept: Sequence[int], prompts: Sequence[str]) -
     prepared = transformer.prepare_text(*features)
     router = transformer.router
     small = restrict(router, transformer.config.strategy, kept)
-    fewer = prepared._replace(normalised=prepared.normalised[:, list(kept)])
+    fewer = prepared._replace(features=prepared.features[:, list(kept)])
     times = FINE_TIMES if router.depends_on_time else FINE_TIMES[:1]
     changes = []
     for flow_time in times:

@@ -6,17 +6,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .combine import combine, normalise
+from .combine import combine, fuse, normalise
 from .strategies import STRATEGIES
 
 NUM_TRAIN_TIMESTEPS = 1000
 
 
 class PreparedText(NamedTuple):
-    """What depends on the prompt alone: normalised features, and which of their tokens are real (None: all)."""
+    """What depends on the prompt alone: features, and which of their tokens are real (None: all).
 
-    normalised: Float[Tensor, "batch layers text_tokens text_channels"]
+    Features that will be fused many times are normalised already, others will be while they are fused.
+    """
+
+    features: Float[Tensor, "batch layers text_tokens text_channels"]
     mask: Bool[Tensor, "batch text_tokens"] | None
+    normalised: bool
 
 
 class SemanticRouter(nn.Module):
@@ -64,7 +68,7 @@ class SemanticRouter(nn.Module):
         hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
         mask: Bool[Tensor, "batch text_tokens"] | None = None,
     ) -> PreparedText:
-        """Does what depends on the prompt alone: cuts padding to the longest prompt and normalises.
+        """Does what depends on the prompt alone: cuts padding to the longest prompt, and normalises for sampling.
 
         Args:
             hidden_states: features of `num_layers` layers, shallow first.
@@ -76,7 +80,10 @@ class SemanticRouter(nn.Module):
             mask = mask | ~mask.any(dim=1, keepdim=True)  # softmax over no token at all would be NaN
             length = int(mask.any(dim=0).nonzero().max()) + 1
             hidden_states, mask = hidden_states[:, :, :length], mask[:, :length]
-        return PreparedText(normalise(hidden_states), mask)
+        # A gate that sees the time has the text fused anew in every step of sampling. In training it is fused once.
+        if self.depends_on_time and not torch.is_grad_enabled():
+            return PreparedText(normalise(hidden_states), mask, normalised=True)
+        return PreparedText(hidden_states, mask, normalised=False)
 
     def forward(
         self, prepared: PreparedText, timestep: Float[Tensor, " #batch"]
@@ -85,7 +92,8 @@ class SemanticRouter(nn.Module):
 
         `timestep` has one entry a prompt, or a single one for all of them.
         """
-        return combine(self._softmax(timestep), prepared.normalised)
+        weights = self._softmax(timestep)
+        return (combine if prepared.normalised else fuse)(weights, prepared.features)
 
     def _softmax(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks #batch layers"]:
         # float32: with 36 layers a bfloat16 softmax could not tell weights that differ by less than a hundredth.

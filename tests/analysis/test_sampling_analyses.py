@@ -132,7 +132,7 @@ def test_attention_weights_give_the_attentions_output(language_models):
     transformer = load_pipeline(str(saved_pipeline(language_models, "joint"))).transformer
     module = transformer.blocks[0].cross_attention
     prepared = transformer.prepare_text(torch.randn(1, 4, 5, 32))
-    context = transformer.text_context(prepared, torch.tensor([300.0]), cache=True)
+    context = transformer.text_context(prepared, transformer.fusion_weights(torch.tensor([300.0])), cache=True)
     text = context.blocks[0]
     x = torch.randn(1, 1, 32)
     with torch.no_grad():

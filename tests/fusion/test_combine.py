@@ -90,6 +90,9 @@ def test_text_prepared_for_sampling_is_fused_as_in_training(strategy: str) -> No
         sampled = router.prepare(stack)
         assert sampled.normalised == router.depends_on_time
         torch.testing.assert_close(router(sampled, timestep), trained.detach())
+        assert router(sampled, weights=router.weights(timestep)).equal(router(sampled, timestep))
+    with pytest.raises(ValueError, match="either timestep or weights"):
+        router(sampled)
 
 
 def test_normalise_gives_every_layer_the_same_say() -> None:

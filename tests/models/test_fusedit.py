@@ -81,7 +81,7 @@ def test_layers_are_checked(encoder: KeyValueEncoder) -> None:
 def test_computed_once_a_prompt_equals_computed_in_every_step(inputs: tuple[Tensor, Tensor, TextFeatures]) -> None:
     latents, timestep, text = inputs
     model = make_model(timestep_conditioning="adaln-single")
-    context = model.text_context(model.prepare_text(*text), torch.tensor([1000.0]), cache=True)
+    context = model.text_context(model.prepare_text(*text), model.fusion_weights(torch.tensor([1000.0])), cache=True)
     for step in (1.0, 0.5, 0.1):
         uncached = model(latents, step * timestep, *text).sample
         assert torch.equal(model(latents, step * timestep, text_context=context).sample, uncached)

@@ -68,14 +68,14 @@ def test_cached_equals_uncached_bit_for_bit(strategy: str, conditioning: str) ->
         times = torch.full((2,), time)
         expected = run(model, timestep=times)
         with torch.no_grad():
-            cached = model.text_context(prepared, times, cache=True)
-            one_for_all = model.text_context(prepared, times[:1], cache=True)
+            cached = model.text_context(prepared, model.fusion_weights(times), cache=True)
+            one_for_all = model.text_context(prepared, model.fusion_weights(times[:1]), cache=True)
         assert run(model, timestep=times, encoder_hidden_states=None, text_context=cached).equal(expected)
         shared = run(model, timestep=times, encoder_hidden_states=None, text_context=one_for_all)
         torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-4)
     # What was computed at one time serves the others exactly where the model says so.
     with torch.no_grad():
-        early = model.text_context(prepared, torch.tensor([1000.0]), cache=True)
+        early = model.text_context(prepared, model.fusion_weights(torch.tensor([1000.0])), cache=True)
     reused = run(model, timestep=times, encoder_hidden_states=None, text_context=early)
     assert reused.equal(expected) == (not model.text_depends_on_time)
 
@@ -83,7 +83,7 @@ def test_cached_equals_uncached_bit_for_bit(strategy: str, conditioning: str) ->
 def test_a_cached_context_leaves_no_text_work_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomised(strategy="depth-wise")
     with torch.no_grad():
-        context = model.text_context(model.prepare_text(TEXT, MASK), TIMES[:1], cache=True)
+        context = model.text_context(model.prepare_text(TEXT, MASK), model.fusion_weights(TIMES[:1]), cache=True)
     calls = []
     for name, module in model.named_modules():
         if any(part in name for part in ("router", "context_embedder", "cross_attention.to_k", "cross_attention.to_v")):

@@ -131,6 +131,15 @@ def test_images_of_one_prompt_are_neighbours(pixels: SemanticRoutingPipeline) ->
     assert (together[0] - sample(pixels, PROMPTS[1], seeds=(0,))[0]).abs().max() > 1e-2
 
 
+def test_images_with_the_same_text_share_its_making(
+    pixels: SemanticRoutingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, rows = pixels.transformer.prepare_text, []
+    monkeypatch.setattr(pixels.transformer, "prepare_text", lambda *text: rows.append(len(text[0])) or prepare(*text))
+    sample(pixels, seeds=range(6), num_images_per_prompt=3, guidance_scale=3.0)
+    assert rows == [3]  # the empty prompt of all images, and two prompts
+
+
 def test_an_image_is_its_seed_s_whatever_the_batch(pixels: SemanticRoutingPipeline) -> None:
     alone = sample(pixels, PROMPTS[0], seeds=(7,))
     for prompts, seeds, row in (

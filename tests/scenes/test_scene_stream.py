@@ -1,6 +1,7 @@
 import re
 from collections import Counter
 from itertools import combinations
+from math import hypot
 
 import pytest
 
@@ -16,7 +17,7 @@ from semantic_routing.scenes import (
     held_out_prompts,
     sample_scene,
 )
-from semantic_routing.scenes.geometry import RELATIONS, gap, is_inside, is_touching
+from semantic_routing.scenes.geometry import APART, RELATIONS, gap, is_inside, is_touching
 from semantic_routing.scenes.held_out import HELD_OUT, shown, stated
 from semantic_routing.scenes.world import GRID, MAX_OBJECTS, PARTS, RADII, REACH
 
@@ -94,7 +95,7 @@ def test_objects_lie_in_the_picture_and_apart(training: list[SceneSample]) -> No
                 assert "touching" in related
                 assert gap(a, b) > -0.01
             else:
-                assert gap(a, b) > 0.03
+                assert hypot(a.x - b.x, a.y - b.y) >= REACH * (a.radius + b.radius) + APART
 
 
 def test_training_holds_no_held_out_combination(training: list[SceneSample]) -> None:

@@ -55,7 +55,8 @@ def fuse(
     The stack is read once and the result written once; all else stays in the cache. The backward pass normalises again
     and keeps nothing but the stack as it came.
     """
-    return _Fuse.apply(weights, hidden_states)
+    fused: Tensor = _Fuse.apply(weights, hidden_states)  # type: ignore[no-untyped-call]
+    return fused
 
 
 class _Fuse(torch.autograd.Function):

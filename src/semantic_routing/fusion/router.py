@@ -86,13 +86,22 @@ class SemanticRouter(nn.Module):
         return PreparedText(hidden_states, mask, normalised=False)
 
     def forward(
-        self, prepared: PreparedText, timestep: Float[Tensor, " #batch"]
+        self,
+        prepared: PreparedText,
+        timestep: Float[Tensor, " #batch"] | None = None,
+        weights: Float[Tensor, "blocks #batch layers"] | None = None,
     ) -> Float[Tensor, "blocks batch text_tokens text_channels"]:
         """The context of all blocks; `blocks` is 1 without depth dependence.
 
-        `timestep` has one entry a prompt, or a single one for all of them.
+        Args:
+            prepared: from `prepare()`.
+            timestep: one a prompt, or a single one for all of them.
+            weights: from `weights()`, in place of a timestep: a sampler needs those of all its steps only once a run.
         """
-        weights = self._softmax(timestep)
+        if weights is None:
+            if timestep is None:
+                raise ValueError("Pass either timestep or weights; both are None.")
+            weights = self._softmax(timestep)
         return (combine if prepared.normalised else fuse)(weights, prepared.features)
 
     def _softmax(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks #batch layers"]:

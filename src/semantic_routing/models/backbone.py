@@ -12,7 +12,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..text import TextEncoder
@@ -29,6 +29,13 @@ class TextContext(NamedTuple):
 
     blocks: list[Tensor] | list[KeyValue]
     tokens: TextTokens
+
+    def rows(self, index: Int[Tensor, " rows"]) -> "TextContext":
+        """Of the prompts at `index`, from keys and values: so that images with the same text share its making."""
+        mask = self.tokens.mask
+        blocks = [KeyValue(key.index_select(0, index), value.index_select(0, index)) for key, value in self.blocks]
+        tokens = TextTokens.of(None if mask is None else mask[index, 0, 0], len(index), self.tokens.length)
+        return TextContext(blocks, tokens)
 
 
 class DiffusionTransformer2DModel(
@@ -123,8 +130,14 @@ class DiffusionTransformer2DModel(
         """What depends on the prompts alone."""
         raise NotImplementedError
 
-    def text_context(self, prepared: Any, timestep: Float[Tensor, " _"], cache: bool = False) -> TextContext:
-        """What all blocks read of the prompts at `timestep`; see the subclass."""
+    def fusion_weights(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks batch layers"]:
+        """What depends on the time alone, for `text_context`."""
+        raise NotImplementedError
+
+    def text_context(
+        self, prepared: Any, weights: Float[Tensor, "blocks #batch layers"], cache: bool = False
+    ) -> TextContext:
+        """What all blocks read of the prompts; see the subclass."""
         raise NotImplementedError
 
     @apply_lora_scale("attention_kwargs")
@@ -154,7 +167,7 @@ class DiffusionTransformer2DModel(
             if encoder_hidden_states is None:
                 raise ValueError("Pass either encoder_hidden_states or text_context; both are None.")
             prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
-            text_context = self.text_context(prepared, timestep)
+            text_context = self.text_context(prepared, self.fusion_weights(timestep))
 
         x = self.patch_embed(hidden_states)
         signal = self.time_embedder(timestep, x.dtype)

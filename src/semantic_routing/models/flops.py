@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel
 
-from ..fusion import SemanticRouter
+from ..fusion import FusionStrategy, SemanticRouter
 
 ATTENTION = "attention products"
 LANGUAGE_MODEL = "language model"
@@ -77,10 +77,10 @@ def count_sampling(transformer: Any, sampling: Sampling) -> dict[str, int]:
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
     def prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
-        model.text_context(model.prepare_text(text), timestep[:1], cache=True)
+        model.text_context(model.prepare_text(text), model.fusion_weights(timestep[:1]), cache=True)
 
     def step_and_prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
-        context = model.text_context(model.prepare_text(text), timestep[:1], cache=True)
+        context = model.text_context(model.prepare_text(text), model.fusion_weights(timestep[:1]), cache=True)
         model(latents, timestep, text_context=context)
 
     text = _count_transformer(transformer, prepare, *sizes)
@@ -172,7 +172,7 @@ def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str
     with counter, torch.no_grad():
         _Root(model)(run)
     counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
-    leaves = (nn.Linear, nn.Conv2d, SemanticRouter)
+    leaves = (nn.Linear, nn.Conv2d, SemanticRouter, FusionStrategy)
     linear = {
         name: counts.get(f"{_Root.__name__}.model.{name}", 0)
         for name, module in model.named_modules()

@@ -177,10 +177,14 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
         key = apply_rotary_emb(key, rotary, use_real_unbind_dim=-2, sequence_dim=1)
         return rearrange(key, "1 b (l n g) c -> l b n g c", l=layers, n=tokens, g=heads)
 
+    def fusion_weights(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "0 batch 0"]:
+        """None: each block reads the one layer that it is paired with."""
+        return timestep.new_empty(0, len(timestep), 0)
+
     def text_context(
-        self, prepared: PreparedKeyValues, timestep: Float[Tensor, " _"], cache: bool = False
+        self, prepared: PreparedKeyValues, weights: Float[Tensor, "0 _ 0"], cache: bool = False
     ) -> TextContext:
-        """Each block's keys and values; neither `timestep` nor `cache` changes them."""
+        """Each block's keys and values; neither `weights` nor `cache` changes them."""
         per_block = [KeyValue(*pair) for pair in zip(prepared.key, prepared.value, strict=True)]
         return TextContext(per_block, TextTokens.of(prepared.mask, *prepared.key.shape[1:3]))
 

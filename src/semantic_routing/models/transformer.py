@@ -117,13 +117,20 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         return self.router.prepare(hidden_states, mask)
 
     @apply_forward_hook
-    def text_context(self, prepared: PreparedText, timestep: Float[Tensor, " _"], cache: bool = False) -> TextContext:
-        """What all blocks read of the prompts at `timestep` (one a row, or one for all rows).
+    def fusion_weights(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks batch layers"]:
+        """See `SemanticRouter.weights`."""
+        return self.router.weights(timestep)
 
-        Without time dependence (`text_depends_on_time`) any timestep gives the same, so that a sampler calls this
-        once a prompt; with `cache` the result goes down to keys and values and leaves no text work to the step.
+    @apply_forward_hook
+    def text_context(
+        self, prepared: PreparedText, weights: Float[Tensor, "blocks #batch layers"], cache: bool = False
+    ) -> TextContext:
+        """What all blocks read of the prompts, mixed with `weights` (of each row, or of one time for all rows).
+
+        Without time dependence (`text_depends_on_time`) a sampler calls this once a prompt; with `cache` the result
+        goes down to keys and values and leaves no text work to the step.
         """
-        fused = self.router(prepared, timestep)
+        fused = self.router(prepared, weights=weights)
         tokens = TextTokens.of(prepared.mask, *fused.shape[1:3])
         contexts = self.context_embedder(tokens.pack(fused))
         per_block: list[Any] = list(contexts.expand(len(self.blocks), -1, -1))

@@ -15,7 +15,7 @@ from ..flow import guide, velocity
 from ..fusion.timestep_map import TimestepMap
 from ..models import DiffusionTransformer2DModel, TextContext
 from ..models.latents import LatentCodec
-from ..text import TextEncoder, TextFeatures, load_language_model, load_tokenizer
+from ..text import TextEncoder, load_language_model, load_tokenizer
 
 GateTime = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -169,17 +169,20 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         guided = guidance_scale > 1
         gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)
 
-        text = self.prompt_encoder((negatives if guided else []) + prompts)
-        text = _repeat(text.to(device, self.transformer.dtype), num_images_per_prompt)
-        prepared = self.transformer.prepare_text(*text)
+        texts = [text for text in (negatives if guided else []) + prompts for _ in range(num_images_per_prompt)]
+        distinct = list(dict.fromkeys(texts))
+        rows = torch.tensor([distinct.index(text) for text in texts], device=device)
+        prepared = self.transformer.prepare_text(*self.prompt_encoder(distinct).to(device, self.transformer.dtype))
         latents = self._prepare_latents(shape, latents, generator, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
+        weights = self.transformer.fusion_weights(gate_time(self.scheduler.timesteps))
         context: TextContext | None = None
 
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 if context is None or self.transformer.text_depends_on_time:
-                    context = self.transformer.text_context(prepared, gate_time(timestep[None]), cache=True)
+                    now = weights[:, step : step + 1]
+                    context = self.transformer.text_context(prepared, now, cache=True).rows(rows)
                 noisy = torch.cat([latents, latents]) if guided else latents
                 times = timestep.expand(len(noisy))
                 with self.transformer.cache_context("all_rows"):
@@ -256,8 +259,3 @@ def check_text_encoder(encoder: TextEncoder, transformer: DiffusionTransformer2D
             f"The text encoder gives {seen[0]} layers of {seen[1]} channels; "
             f"the transformer reads {wanted[0]} layers of {wanted[1]} channels."
         )
-
-
-def _repeat(text: TextFeatures, times: int) -> TextFeatures:
-    """Each row `times` times, neighbours together."""
-    return TextFeatures(*(tensor.repeat_interleave(times, dim=0) for tensor in text))

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart ablation-smoke test lint types unit format clean
+.PHONY: quickstart ablation-smoke bench test lint types unit format clean
 
 quickstart: $(STAMP)
 	$(BIN)/sroute quickstart
@@ -23,6 +23,9 @@ unit: $(STAMP)
 ablation-smoke: $(STAMP)
 	rm -rf runs/ablation-smoke
 	$(BIN)/sroute ablate ablation/smoke --seeds 0,1 --out runs/ablation-smoke --prompts-per-half 2 --steps 8
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

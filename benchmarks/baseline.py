@@ -91,7 +91,8 @@ def run_block(
     own, cross = block.self_attention, block.cross_attention
     branch = attend(*own.rotated(attention.modulate(block.norm_attention(x)), rotary))
     x = x + attention.gated(block.norm_attention_out(own.to_out(branch)))
-    branch = attend(cross.query(x), *cross.key_value(context), mask=mask)
+    key, value = cross.key_value(context)
+    branch = attend(cross.query(x), key, value, mask)
     x = x + block.norm_cross_out(cross.to_out(branch))
     branch = block.mlp(mlp.modulate(block.norm_mlp(x)))
     return x + mlp.gated(block.norm_mlp_out(branch))

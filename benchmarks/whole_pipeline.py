@@ -1,0 +1,42 @@
+"""What the two rows share that compare strategies: pipelines on one backbone, sampling one image in turns."""
+
+from functools import partial
+
+import torch
+
+from semantic_routing.analysis.overhead import count_flops, variant
+
+from . import common
+from .models import Sizes, caption, make_pipeline
+from .report import Report, Row
+
+BASELINE = "penultimate"
+
+
+def compare(
+    strategies: list[str], wanted: str, sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.device
+) -> Report:
+    """Times of one guided image over those of `penultimate`, language model included."""
+    base = make_pipeline(sizes, strategies[0], device, torch.bfloat16)
+    pipelines = {name: variant(base, name) for name in (BASELINE, *strategies)}
+    noise = torch.randn(1, sizes.latent_channels, sizes.latent_size, sizes.latent_size)
+    prompt = caption(tokens)
+    sides = {}
+    for name, pipeline in pipelines.items():
+        pipeline.set_progress_bar_config(disable=True)
+        sides[name] = partial(pipeline, prompt, num_inference_steps=steps, latents=noise, output_type="latent")
+    seconds = common.alternate(sides, rounds, device)
+    flops = {name: float(count_flops(pipeline, prompt, steps)) for name, pipeline in pipelines.items()}
+    rows = [
+        Row(
+            f"sampling, `{name}` against `{BASELINE}`, whole pipeline: time",
+            wanted,
+            common.ratios(seconds[name], seconds[BASELINE]),
+            flops[name] / flops[BASELINE],
+        )
+        for name in strategies
+    ]
+    notes = [
+        f"One guided image in {steps} steps, prompt of {tokens} tokens, bfloat16, no autoencoder (the same for all)."
+    ]
+    return Report(str(sizes), rows, seconds, flops=flops, notes=notes)

@@ -77,6 +77,8 @@ class TextConfig(Section):
     chat_template: bool = Field(False, description="wrap captions as a user's message in the tokenizer's template")
     max_length: PositiveInt = Field(512, description="tokens, instruction included, after which captions are cut")
     dtype: Dtype = "float32"
+    cache: Path | None = Field(None, description="folder that keeps features of captions; None keeps none")
+    cache_gib: PositiveFloat = Field(4.0, description="size in GiB past which the features used longest ago go")
     num_hidden_layers: PositiveInt | None = Field(None, description="layers the model must have; None asks the model")
     hidden_size: PositiveInt | None = Field(None, description="channels the model must have; None asks the model")
     architecture: dict[str, Any] | None = Field(

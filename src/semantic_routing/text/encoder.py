@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .early_exit import layer_stack, read_until
+from .feature_cache import FeatureCache
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ class TextEncoder:
         self.chat_template = chat_template
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, limit)
+        self.cache: FeatureCache | None = None
 
     @classmethod
     def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
@@ -118,6 +121,10 @@ class TextEncoder:
         """Width of the hidden states."""
         return self.channels(self.model.config)
 
+    def use_cache(self, folder: Path, gib: float) -> None:
+        """From now on reads features from a folder, and keeps there what it lacks, up to a size; see `FeatureCache`."""
+        self.cache = FeatureCache(folder, int(gib * 2**30), self.model, f"{type(self).__name__} {self.layers}")
+
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> TextFeatures:
         """Encodes prompts, each distinct one once, on the model's device and in its dtype."""
@@ -127,8 +134,15 @@ class TextEncoder:
         input_ids, mask = (tensor.to(self.model.device) for tensor in self.tokenize(distinct))
         shape = (len(distinct), len(self.layers), input_ids.shape[1], self.num_channels)
         hidden_states = torch.zeros(shape, device=mask.device, dtype=self.model.dtype)
-        for rows, length in buckets(mask.sum(1).tolist()):
-            hidden_states[rows, :, :length] = self.read(input_ids[rows, :length], mask[rows, :length])
+        lengths = mask.sum(1).tolist()
+        if self.cache is None:
+            for rows, length in buckets(lengths):
+                hidden_states[rows, :, :length] = self.read(input_ids[rows, :length], mask[rows, :length])
+        else:
+            # One by one: the last bits depend on a batch's shape, and what is kept must depend on its prompt alone.
+            for row, length in enumerate(lengths):
+                ids, real = input_ids[row : row + 1, :length], mask[row : row + 1, :length]
+                hidden_states[row, :, :length] = self.cache.read(ids, real, self.read)[0]
         features = TextFeatures(hidden_states, mask)
         if len(distinct) == len(prompts):
             return features

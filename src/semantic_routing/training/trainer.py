@@ -87,6 +87,8 @@ class Trainer:
         )
         device = self.accelerator.device
         self.encoder = build_prompt_encoder(config, sizes, device)
+        if config.text.cache is not None:
+            self.encoder.use_cache(config.text.cache, config.text.cache_gib)
         self.codec = build_codec(config, device)
         self.pipeline = build_pipeline(config, self.transformer, self.encoder, self.codec)
         self.pipeline.set_progress_bar_config(disable=True)

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -262,27 +260,6 @@ def test_attention_backends(backend: str, monkeypatch: pytest.MonkeyPatch) -> No
         )
     torch.testing.assert_close(run(model), expected, rtol=1e-4, atol=1e-5)
     assert used == [backend] * 4  # self- and cross-attention of two blocks
-
-
-def test_the_repeated_block_is_compiled_once_and_whole() -> None:
-    # In a process of its own: the compiler cannot look through the run-time checks of shapes.
-    code = """
-import torch
-from semantic_routing import SemanticRoutingTransformer2DModel
-sizes = dict(num_text_layers=3, text_channels=12, num_blocks=3, num_attention_heads=4, num_key_value_heads=2)
-sizes |= dict(attention_head_dim=8, hidden_size=24, in_channels=4, sample_size=8)
-model = SemanticRoutingTransformer2DModel("joint", timestep_conditioning="adaln-zero", **sizes)
-torch.nn.init.normal_(model.proj_out.weight)
-text = torch.randn(2, 3, 6, 12), torch.arange(6) < torch.tensor([[4], [6]])
-inputs = torch.randn(2, 4, 8, 8), torch.rand(2), *text
-with torch.no_grad():
-    expected = model(*inputs).sample
-    graphs = []
-    model.compile_repeated_blocks(backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
-    torch.testing.assert_close(model(*inputs).sample, expected)
-assert len(graphs) == 1, len(graphs)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

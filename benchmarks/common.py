@@ -26,6 +26,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the JSON file.")]
 OUT = Path("runs/benchmarks")
 
 RESET_PEAK = Path("/proc/self/clear_refs")
+M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def run(main: Callable[..., None]) -> None:
@@ -79,8 +80,14 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
     """Bytes that `work` needs at its peak beyond what is held before it; None where they cannot be measured.
 
     On a GPU what tensors occupy; on a CPU what the process occupies, which Linux alone tells. A first run makes what
-    stays for good.
+    stays for good. Slows down what comes after it on a CPU: measure times first.
     """
+    libc = ctypes.CDLL(None)
+    if device.type == "cpu" and not (RESET_PEAK.exists() and hasattr(libc, "mallopt")):
+        return None
+    if device.type == "cpu":
+        # Freed memory goes back to the system at once; what the C library kept for later would look like needed.
+        libc.mallopt(M_MMAP_THRESHOLD, 2**16)
     work()
     gc.collect()
     if device.type == "cuda":
@@ -89,10 +96,7 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    if not RESET_PEAK.exists():
-        return None
-    # Freed memory that the C library keeps would be used again, and not be seen.
-    ctypes.CDLL(None).malloc_trim(0)
+    libc.malloc_trim(0)
     RESET_PEAK.write_text("5")
     before = _resident("VmRSS")
     work()

@@ -56,8 +56,6 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
         return reference(latents, timestep, *make_text(sizes, tokens, MAX_LENGTH, device)).sample
 
     distance = common.check_agreement(our_run(), reference_run(), 0.05)
-    peaks = common.peaks({"ours": our_run, "reference's way": reference_run}, device)
-
     text, padded = (make_text(sizes, tokens, length, device) for length in (tokens, MAX_LENGTH))
     context = prepare(text)
     seconds = common.alternate(
@@ -70,6 +68,8 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
         device,
     )
     prompts, ours, references = seconds.values()
+    del text, padded, context
+    peaks = common.peaks({"ours": our_run, "reference's way": reference_run}, device)
     run = Sampling(side, tokens, steps, ROWS)
     flops = {
         "our step": common.total(count_sampling(model, run))

@@ -26,7 +26,7 @@ Out = Annotated[Path, typer.Option(help="Folder for the JSON file.")]
 OUT = Path("runs/benchmarks")
 
 RESET_PEAK = Path("/proc/self/clear_refs")
-M_MMAP_THRESHOLD = -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def run(main: Callable[..., None]) -> None:
@@ -76,37 +76,43 @@ def ratios(ours: Sequence[float], other: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(ours, other, strict=True)]
 
 
-def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that `work` needs at its peak beyond what is held before it; None where they cannot be measured.
+def peaks(sides: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, int]:
+    """Bytes that each side needs at its peak beyond what is held before it; nothing where they cannot be measured.
 
-    On a GPU what tensors occupy; on a CPU what the process occupies, which Linux alone tells. A first run makes what
-    stays for good. Slows down what comes after it on a CPU: measure times first.
+    On a GPU what tensors occupy; on a CPU what the process occupies, which Linux alone tells. On a CPU call this before
+    anything is timed: memory that the C library kept from earlier work would pass for needed.
     """
+    if device.type == "cuda":
+        return {name: _peak_of_tensors(work, device) for name, work in sides.items()}
     libc = ctypes.CDLL(None)
-    if device.type == "cpu" and not (RESET_PEAK.exists() and hasattr(libc, "mallopt")):
-        return None
-    if device.type == "cpu":
-        # Freed memory goes back to the system at once; what the C library kept for later would look like needed.
-        libc.mallopt(M_MMAP_THRESHOLD, 2**16)
+    if not (RESET_PEAK.exists() and hasattr(libc, "mallopt")):
+        return {}
+    libc.mallopt(M_MMAP_THRESHOLD, 2**16)  # what is freed goes back to the system at once
+    found = {name: _peak_of_process(work, libc) for name, work in sides.items()}
+    # What the C library comes to by itself in a program with large tensors.
+    libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+    return found
+
+
+def _peak_of_tensors(work: Callable[[], object], device: torch.device) -> int:
+    work()  # makes what stays for good
+    gc.collect()
+    synchronise(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_of_process(work: Callable[[], object], libc: ctypes.CDLL) -> int:
     work()
     gc.collect()
-    if device.type == "cuda":
-        synchronise(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return torch.cuda.max_memory_allocated(device) - before
     libc.malloc_trim(0)
     RESET_PEAK.write_text("5")
     before = _resident("VmRSS")
     work()
     return _resident("VmHWM") - before
-
-
-def peaks(sides: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, int]:
-    """`peak_memory` of each side; nothing where it cannot be measured."""
-    found = {name: peak_memory(work, device) for name, work in sides.items()}
-    return {name: size for name, size in found.items() if size is not None}
 
 
 def _resident(field: str) -> int:

@@ -54,8 +54,8 @@ def measure(
         for _ in range(10):
             torch.matmul(a, b)
 
-    seconds = common.alternate({"step": step, "10 products": products}, rounds, device)
     peak_memory = common.peaks({"step": step}, device)
+    seconds = common.alternate({"step": step, "10 products": products}, rounds, device)
     work = {"step": flops, "10 products": 20.0 * side**3}
     shares = common.ratios(
         [work["step"] / taken for taken in seconds["step"]],

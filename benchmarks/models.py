@@ -10,6 +10,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModel, PreTrainedTokenizerFast, Qwen3Config
 
 from semantic_routing.models import SemanticRoutingTransformer2DModel
+from semantic_routing.models.flops import Sampling
 from semantic_routing.pipelines import SemanticRoutingPipeline
 
 VOCABULARY = 1024
@@ -116,6 +117,11 @@ def spread_lengths(mean: int, count: int) -> list[int]:
     if count == 1:
         return [mean]
     return [round(mean * (1 / 3 + 4 / 3 * number / (count - 1))) for number in range(count)]
+
+
+def guided(latent_size: int, tokens: int, steps: int) -> Sampling:
+    """What to count for one guided image: as many real tokens a row as its prompt and the empty one, of one, have."""
+    return Sampling(latent_size, (tokens + 2) // 2, steps, rows=2)
 
 
 def make_pipeline(sizes: Sizes, strategy: str, device: torch.device, dtype: torch.dtype) -> SemanticRoutingPipeline:

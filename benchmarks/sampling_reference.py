@@ -9,19 +9,19 @@ run is (prompt + steps × step) on our side and steps × step on the other. Memo
 weights, hidden states of the text included.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor
 
-from semantic_routing.models.flops import Sampling, count_forward, count_sampling
+from semantic_routing.models.flops import count_forward, count_sampling
 from semantic_routing.text import TextFeatures
 
 from . import common
 from .baseline import ReferenceWay
-from .models import MAX_LENGTH, Sizes, make_transformer
+from .models import MAX_LENGTH, Sizes, guided, make_transformer
 from .report import Report, Row
 
 ROWS = 2  # an image and its unconditional twin
@@ -55,6 +55,7 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
     def reference_run() -> Tensor:
         return reference(latents, timestep, *make_text(sizes, tokens, MAX_LENGTH, device)).sample
 
+    peaks = common.peaks({"ours": our_run, "reference's way": reference_run}, device)
     distance = common.check_agreement(our_run(), reference_run(), 0.05)
     text, padded = (make_text(sizes, tokens, length, device) for length in (tokens, MAX_LENGTH))
     context = prepare(text)
@@ -68,26 +69,12 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
         device,
     )
     prompts, ours, references = seconds.values()
-    del text, padded, context
-    peaks = common.peaks({"ours": our_run, "reference's way": reference_run}, device)
-    run = Sampling(side, tokens, steps, ROWS)
-    flops = {
-        "our step": common.total(count_sampling(model, run))
-        - common.total(count_sampling(model, run._replace(steps=steps - 1))),
-        "the reference's step": common.total(count_forward(model, ROWS, side, MAX_LENGTH)),
-    }
+    our_runs = [prompt + steps * taken for prompt, taken in zip(prompts, ours, strict=True)]
+    step, reference_step, whole = count(model, side, tokens, steps)
+    flops = {"our step": step, "the reference's step": reference_step}
     what = f"sampling, `depth-wise`, against the reference's way, {tokens} real tokens of {MAX_LENGTH}"
-    rows = [
-        Row(
-            f"{what}: time",
-            "≤ 0.75",
-            [
-                (prompt + steps * step) / (steps * reference)
-                for prompt, step, reference in zip(prompts, ours, references, strict=True)
-            ],
-            common.total(count_sampling(model, run)) / (steps * flops["the reference's step"]),
-        )
-    ]
+    times = common.ratios(our_runs, [steps * taken for taken in references])
+    rows = [Row(f"{what}: time", "≤ 0.75", times, whole / (steps * reference_step))]
     if peaks:
         rows.append(Row(f"{what}: memory beyond weights", "≤ 0.5", [peaks["ours"] / peaks["reference's way"]]))
     stack = ROWS * sizes.text_layers * sizes.text_channels
@@ -97,6 +84,12 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
         f"{6 * stack * MAX_LENGTH / 2**20:.0f} MiB in the reference's way (bfloat16 and float32, all positions).",
     ]
     return Report(f"{sizes}; bfloat16", rows, seconds, peaks, flops, notes)
+
+
+def count(model: Any, side: int, tokens: int, steps: int) -> tuple[float, float, float]:
+    """FLOPs of our step, of the reference's, and of our whole run."""
+    whole, shorter = (common.total(count_sampling(model, guided(side, tokens, n))) for n in (steps, steps - 1))
+    return whole - shorter, common.total(count_forward(model, ROWS, side, MAX_LENGTH)), whole
 
 
 def main(

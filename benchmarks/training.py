@@ -92,10 +92,10 @@ def measure(
     ours = Step(model, TextEncoder(*parts, max_length=MAX_LENGTH), batch, optimizer)
     reference = Step(ReferenceWay(model), PaddedTextEncoder(*parts, max_length=MAX_LENGTH), batch, optimizer)
 
-    distance = common.check_agreement(ours.loss().detach(), reference.loss().detach(), 0.02)
     sides = {"ours": ours, "reference's way": reference}
-    seconds = common.alternate(sides, rounds, device)
     peaks = common.peaks(sides, device)
+    distance = common.check_agreement(ours.loss().detach(), reference.loss().detach(), 0.02)
+    seconds = common.alternate(sides, rounds, device)
     flops = {
         "ours": count_step(model, sizes, lengths, checkpointing),
         "reference's way": count_step(model, sizes, [MAX_LENGTH] * batch_size, checkpointing),
@@ -114,10 +114,10 @@ def main(
     width: common.Width = 512,
     blocks: common.Blocks = 24,
     text_layers: common.TextLayers = 36,
-    batch_size: Annotated[int, typer.Option(min=1, help="Captions and images at once.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Captions and images at once.")] = 8,
     tokens: Annotated[int, typer.Option(min=3, max=300, help="Of a caption, on average.")] = 150,
     checkpointing: Annotated[bool, typer.Option(help="Gradient checkpointing, on both sides.")] = True,
-    rounds: common.Rounds = 5,
+    rounds: common.Rounds = 3,
     device: common.Device = None,
     out: common.Out = common.OUT,
 ) -> None:

@@ -102,7 +102,7 @@ def test_overrides_win_over_the_file(config_file: str) -> None:
         ("model.prediction=noise", "model.prediction: .*'velocity' or 'sample', not 'noise'"),
         ("text.layers=some", "text.layers: .*'all'.*, not 'some'"),
         ("text.layers=[1, x]", r"text.layers.1: .*integer.*, not 'x'"),
-        ("data.source.source=web", "data.source: .*'scenes', 'json', 'huggingface', not .*'web'"),
+        ("data.source.source=web", "data.source: .*'scenes', 'json', 'huggingface', 'latents', not .*'web'"),
         ("training.steps={a: 1}", "training.steps: .*integer, not {'a': 1}"),
         ("data.source.path=x", "data.source.path: unknown key"),
         ("data.caption_dropout=1.5", "data.caption_dropout: .*less than or equal to 1, not 1.5"),

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from .data.latents import LatentsSource
 from .data.sources import FolderSource, HuggingFaceSource, ScenesSource
 from .flow import Prediction
 from .models import TRANSFORMERS
@@ -27,7 +28,7 @@ from .resources import resource
 Dtype = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-SourceChoice = Annotated[ScenesSource | FolderSource | HuggingFaceSource, Field(discriminator="source")]
+SourceChoice = Annotated[ScenesSource | FolderSource | HuggingFaceSource | LatentsSource, Field(discriminator="source")]
 
 # Of the folders in `configs`, those whose files are runs.
 PRESET_FOLDERS = ("scenes", "paper")
@@ -186,6 +187,23 @@ class Config(Section):
                 f"data.image_size {self.data.image_size} is not a multiple of model.patch_size {self.model.patch_size}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> "Config":
+        if isinstance(self.data.source, LatentsSource):
+            self.vae_ahead()
+        return self
+
+    def vae_ahead(self) -> VAEConfig:
+        """The autoencoder of latents that are computed ahead; a ValueError where they cannot serve this run."""
+        if self.vae is None:
+            raise ValueError("latents computed ahead are an autoencoder's, and the config has no vae section")
+        for key in ("random_crop", "horizontal_flip"):
+            if getattr(self.data, key):
+                raise ValueError(
+                    f"data.{key} cannot be combined with latents computed ahead, which hold one centre crop an image"
+                )
+        return self.vae
 
     def to_yaml(self) -> str:
         """The resolved config, which `load_config` reads back."""

@@ -90,28 +90,28 @@ def test_images_are_resized_by_their_short_side_and_cropped_at_the_centre() -> N
     wide = Image.new("RGB", (64, 16), "blue")
     wide.paste("red", (20, 0, 44, 16))
     stream = ExampleStream(Numbered(1), 8, seed=0)
-    pixels = stream._transform(wide, np.random.default_rng(0))
+    pixels = stream.transform(wide, np.random.default_rng(0))
     assert pixels.shape == (3, 8, 8)
     torch.testing.assert_close(pixels, torch.tensor([1.0, -1.0, -1.0])[:, None, None].expand(3, 8, 8))
-    tall = stream._transform(wide.transpose(Image.Transpose.ROTATE_90), np.random.default_rng(0))
+    tall = stream.transform(wide.transpose(Image.Transpose.ROTATE_90), np.random.default_rng(0))
     torch.testing.assert_close(tall, pixels)
 
 
 def test_odd_sizes_give_the_size_asked_for() -> None:
     stream = ExampleStream(Numbered(1), 8, seed=0, random_crop=True)
     for size in ((8, 9), (7, 100), (1, 1), (100, 99), (3, 8)):
-        assert stream._transform(Image.new("RGB", size), np.random.default_rng(0)).shape == (3, 8, 8)
+        assert stream.transform(Image.new("RGB", size), np.random.default_rng(0)).shape == (3, 8, 8)
 
 
 def test_random_crops_reach_both_ends() -> None:
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8)[None, :, None], (8, 1, 3)))
     stream = ExampleStream(Numbered(1), 8, seed=0, random_crop=True)
-    lefts = [float(stream._transform(ramp, np.random.default_rng(seed))[0, 0, 0]) for seed in range(400)]
+    lefts = [float(stream.transform(ramp, np.random.default_rng(seed))[0, 0, 0]) for seed in range(400)]
     assert min(lefts) == -1
     assert max(lefts) == pytest.approx(56 * 4 / 127.5 - 1)
     centre = ExampleStream(Numbered(1), 8, seed=0)
     for seed in range(5):
-        left = centre._transform(ramp, np.random.default_rng(seed))[0, 0, 0]
+        left = centre.transform(ramp, np.random.default_rng(seed))[0, 0, 0]
         assert float(left) == pytest.approx(28 * 4 / 127.5 - 1)
 
 
@@ -119,10 +119,10 @@ def test_half_of_the_images_are_mirrored_only_when_asked() -> None:
     left_red = Image.new("RGB", (8, 8))
     left_red.paste("red", (0, 0, 4, 8))
     flipped = ExampleStream(Numbered(1), 8, seed=0, horizontal_flip=True)
-    mirrored = [float(flipped._transform(left_red, np.random.default_rng(seed))[0, 0, 0]) < 0 for seed in range(400)]
+    mirrored = [float(flipped.transform(left_red, np.random.default_rng(seed))[0, 0, 0]) < 0 for seed in range(400)]
     assert 160 < sum(mirrored) < 240
     plain = ExampleStream(Numbered(1), 8, seed=0)
-    assert all(plain._transform(left_red, np.random.default_rng(seed))[0, 0, 0] == 1 for seed in range(20))
+    assert all(plain.transform(left_red, np.random.default_rng(seed))[0, 0, 0] == 1 for seed in range(20))
 
 
 def test_captions_are_drawn_and_dropped_in_their_shares() -> None:

@@ -109,12 +109,15 @@ def test_what_was_kept_for_another_reading_is_not_used(
         cached(tmp_path, model, layers=[1, 2]),
         cached(tmp_path, model, instruction="draw "),
         cached(tmp_path, model, chat_template=True),
-        KeyValueEncoder(model, make_tokenizer()),
+        KeyValueEncoder(model, make_tokenizer(), layers=[1, 2]),
     ]
     readers[-1].use_cache(tmp_path, GIB)
     for encoder in readers:
         assert rows_read(encoder, prompts) == len(prompts)
         assert_right(encoder, prompts)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rows_read(readers[4], prompts) == len(prompts)
+        assert_right(readers[4], prompts)
     # Of these, prompts that are cut are other prompts; the rest stay as they were.
     shorter = cached(tmp_path, model, max_length=4)
     assert rows_read(shorter, prompts) == sum(len(prompt.split()) > 4 for prompt in prompts) == 2
@@ -161,7 +164,7 @@ def test_the_size_is_bounded_and_what_was_used_last_stays(model: Any, tmp_path: 
     prompts = [f"{word} {other}" for word in ("red", "green", "blue") for other in WORDS]
     for prompt in prompts:
         small([prompt])
-        small(["a star"])
+        assert rows_read(small, ["a star"]) == 0
         kept = [file for file in tmp_path.iterdir() if file != mine]
         assert sum(file.stat().st_size for file in kept) <= 10 * size
     assert star.exists()

@@ -9,7 +9,21 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from . import ablate, analyze, caption, compare, convert, evaluate, export, generate, prune, quickstart, train, weights
+from . import (
+    ablate,
+    analyze,
+    caption,
+    compare,
+    convert,
+    evaluate,
+    export,
+    generate,
+    precompute,
+    prune,
+    quickstart,
+    train,
+    weights,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,7 +31,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, sample and look into diffusion transformers that read all layers of a language model.",
 )
-for module in (quickstart, train, export, generate, weights, analyze, prune, compare, convert, ablate, caption):
+for module in (
+    quickstart,
+    train,
+    precompute,
+    export,
+    generate,
+    weights,
+    analyze,
+    prune,
+    compare,
+    convert,
+    ablate,
+    caption,
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(evaluate.app, name="evaluate")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
 
 from ..scenes import SKILLS, render, sample_scene
 
@@ -21,9 +22,12 @@ class BrokenExampleError(Exception):
 
 
 class Example(NamedTuple):
-    """One image, the captions to draw from, and those that they replaced, where `sroute caption` wrote new ones."""
+    """One image, the captions to draw from, and those that they replaced, where `sroute caption` wrote new ones.
 
-    image: Image.Image
+    In place of an image there may be its latent's posterior, `mean_and_log_variance latent_height latent_width`.
+    """
+
+    image: Image.Image | Tensor
     captions: Sequence[str]
     originals: Sequence[str] = ()
 

@@ -23,12 +23,12 @@ MAX_ATTEMPTS = 100
 
 
 class Batch(NamedTuple):
-    """A batch of training examples.
+    """A batch of training examples; `images` are posteriors of latents where these were computed ahead.
 
     `noise_seeds` seed each example's noise and timestep; `skipped` names broken examples that others stood in for.
     """
 
-    images: Float[Tensor, "batch 3 height width"]
+    images: Float[Tensor, "batch channels height width"]
     captions: list[str]
     noise_seeds: Int[Tensor, " batch"]
     skipped: list[str]
@@ -92,7 +92,7 @@ class ExampleStream(Dataset[Batch]):
                 index = int(random.integers(self.source.length or 2**63 - 1))
         else:
             raise ValueError(f"{MAX_ATTEMPTS} examples in a row are broken, the last one: {skipped[-1]}.")
-        pixels = self._transform(image, random)
+        pixels = self.transform(image, random)
         # Drawn only where it can matter: without this option, runs stay what they were.
         if originals and self.original_caption_rate and random.random() < self.original_caption_rate:
             captions = originals
@@ -112,8 +112,12 @@ class ExampleStream(Dataset[Batch]):
             self._order = (epoch, random_generator(self.seed, epoch, _ORDER).permutation(length))
         return int(self._order[1][position])
 
-    def _transform(self, image: Image.Image, random: np.random.Generator) -> Float[Tensor, "3 height width"]:
-        """Resizes the short side, crops, perhaps mirrors, and scales to [-1, 1]."""
+    def transform(
+        self, image: Image.Image | Tensor, random: np.random.Generator
+    ) -> Float[Tensor, "channels height width"]:
+        """Resizes the short side, crops, perhaps mirrors, and scales to [-1, 1]; a posterior stays what it is."""
+        if isinstance(image, Tensor):
+            return image
         size = self.image_size
         if image.size != (size, size):
             scale = size / min(image.size)

@@ -3,12 +3,35 @@
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
 Images = Float[Tensor, "batch 3 height width"]
+Posteriors = Float[Tensor, "batch mean_and_log_variance latent_height latent_width"]
 Latents = Float[Tensor, "batch channels latent_height latent_width"]
+
+
+class PosteriorCodec:
+    """Draws latents from an autoencoder's posteriors, which may have been computed ahead.
+
+    Args:
+        scaling_factor: of the autoencoder.
+        shift_factor: of the autoencoder.
+    """
+
+    def __init__(self, scaling_factor: float, shift_factor: float) -> None:
+        self.scaling_factor = scaling_factor
+        self.shift_factor = shift_factor
+
+    def encode(self, posteriors: Posteriors, generators: list[torch.Generator]) -> Latents:
+        """Draws latents from posteriors, (z − shift) · scale in float32, with one generator an image."""
+        posterior = DiagonalGaussianDistribution(posteriors)
+        # float32: the posterior's spread is small beside its mean.
+        mean, std = posterior.mean.float(), posterior.std.float()
+        z = mean + std * randn_tensor(mean.shape, generators, mean.device, torch.float32)
+        return (z - self.shift_factor) * self.scaling_factor
 
 
 class LatentCodec:
@@ -31,16 +54,16 @@ class LatentCodec:
         """Image pixels a side of a latent pixel."""
         return 1 if self.vae is None else int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
-    @torch.no_grad()
     def encode(self, images: Images, generators: list[torch.Generator]) -> Latents:
-        """Draws latents from the posterior, (z − shift) · scale in float32, with one generator an image."""
+        """Draws a latent of each image with its own generator; without an autoencoder, gives the images themselves."""
         if self.vae is None:
             return images
-        posterior = self.vae.encode(images.to(self.vae.dtype)).latent_dist
-        # float32: the posterior's spread is small beside its mean.
-        mean, std = posterior.mean.float(), posterior.std.float()
-        z = mean + std * randn_tensor(mean.shape, generators, mean.device, torch.float32)
-        return (z - self._shift) * self.vae.config.scaling_factor
+        return PosteriorCodec(self.vae.config.scaling_factor, self._shift).encode(self.posteriors(images), generators)
+
+    @torch.no_grad()
+    def posteriors(self, images: Images) -> Posteriors:
+        """Mean and log-variance of what the autoencoder makes of each image, in its own dtype."""
+        return self.vae.encode(images.to(self.vae.dtype)).latent_dist.parameters  # type: ignore[union-attr]
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:

@@ -59,7 +59,9 @@ class FeatureCache:
 
     def read(self, input_ids: Ids, mask: Mask, read: Callable[[Ids, Mask], States]) -> States:
         """What `read(input_ids, mask)` gives, from disk where it is there, else computed and kept."""
-        key = hashlib.sha256(f"{self.fingerprint} {input_ids.tolist()}".encode()).hexdigest()
+        device = input_ids.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else "its own"
+        key = hashlib.sha256(f"{self.fingerprint} {precision} {input_ids.tolist()}".encode()).hexdigest()
         path = self.folder / f"{key}.safetensors"
         states = _load(path)
         if states is None:

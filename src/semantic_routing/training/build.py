@@ -1,14 +1,21 @@
 """From a config to the things it names."""
 
+import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PretrainedConfig
 
 from ..config import Config, TextConfig, VAEConfig
+from ..data import LatentsSource
+from ..data.latents import read_manifest
 from ..models import TRANSFORMERS, DiffusionTransformer2DModel
-from ..models.latents import LatentCodec
+from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
 from ..text import TextEncoder, load_language_model, load_tokenizer
 from ..text.loading import load_language_model_config
@@ -56,8 +63,7 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
         return 3, 1
     if config.latent_channels is not None and config.downsampling is not None:
         return config.latent_channels, config.downsampling
-    options = {} if config.subfolder is None else {"subfolder": config.subfolder}
-    vae = AutoencoderKL.load_config(config.model, **options)
+    vae = AutoencoderKL.load_config(config.model, **_subfolder(config))
     return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
 
 
@@ -103,14 +109,67 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
     """The frozen autoencoder, or none."""
     if config.vae is None:
         return LatentCodec()
-    options: dict[str, Any] = {} if config.vae.subfolder is None else {"subfolder": config.vae.subfolder}
-    vae = AutoencoderKL.from_pretrained(config.vae.model, dtype=getattr(torch, config.vae.dtype), **options)
+    dtype = getattr(torch, config.vae.dtype)
+    vae = AutoencoderKL.from_pretrained(config.vae.model, dtype=dtype, **_subfolder(config.vae))
     codec = LatentCodec(vae.to(device).eval().requires_grad_(False))
     seen = (codec.channels, codec.downsampling)
     wanted = (config.vae.latent_channels or seen[0], config.vae.downsampling or seen[1])
     if seen != wanted:
         raise ValueError(f"VAE {config.vae.model} has {seen} channels and downsampling; the config says {wanted}.")
     return codec
+
+
+def build_codecs(config: Config, device: torch.device) -> tuple[LatentCodec | PosteriorCodec, LatentCodec]:
+    """What a training step makes latents with, and what decodes validation images.
+
+    Where latents were computed ahead, the autoencoder's weights are loaded only if there are validation images.
+
+    Raises:
+        ValueError: another autoencoder computed them.
+    """
+    source = config.data.source
+    if not isinstance(source, LatentsSource):
+        codec = build_codec(config, device)
+        return codec, codec
+    computed, wanted = read_manifest(source.path).vae, describe_vae(config)
+    for key, value in wanted.items():
+        if computed.get(key) != value:
+            raise ValueError(
+                f"{source.path} holds latents of a VAE with {key}={computed.get(key)!r}; the config's has {value!r}."
+            )
+    decoder = build_codec(config, device) if config.validation.every else LatentCodec()
+    return PosteriorCodec(wanted["scaling_factor"], wanted["shift_factor"]), decoder
+
+
+def describe_vae(config: Config) -> dict[str, Any]:
+    """What latents computed ahead depend on beside the images; loads no weights.
+
+    That is a digest of the weights' file, their dtype, the precision that a training step computes in, scaling and
+    shift.
+    """
+    vae = config.vae_ahead()
+    with init_empty_weights():
+        options = AutoencoderKL.from_config(AutoencoderKL.load_config(vae.model, **_subfolder(vae))).config
+    with _weights_file(vae).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "sha256": digest,
+        "dtype": vae.dtype,
+        "precision": config.training.precision,
+        "scaling_factor": options.scaling_factor,
+        "shift_factor": options.shift_factor or 0.0,
+    }
+
+
+def _weights_file(config: VAEConfig) -> Path:
+    """The autoencoder's weights, fetched where its name is the hub's."""
+    if Path(config.model).is_dir():
+        return Path(config.model, config.subfolder or "", SAFETENSORS_WEIGHTS_NAME)
+    return Path(hf_hub_download(config.model, SAFETENSORS_WEIGHTS_NAME, subfolder=config.subfolder))
+
+
+def _subfolder(config: VAEConfig) -> dict[str, Any]:
+    return {} if config.subfolder is None else {"subfolder": config.subfolder}
 
 
 def build_pipeline(

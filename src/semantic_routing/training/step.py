@@ -10,7 +10,7 @@ from torch import Tensor
 from ..config import FlowConfig
 from ..data import Batch
 from ..flow import Prediction, flow_matching_loss, interpolate, sample_timesteps
-from ..models.latents import LatentCodec
+from ..models.latents import LatentCodec, PosteriorCodec
 from ..text import TextEncoder
 
 
@@ -18,7 +18,7 @@ def batch_loss(
     transformer: Any,
     batch: Batch,
     encoder: TextEncoder,
-    codec: LatentCodec,
+    codec: LatentCodec | PosteriorCodec,
     flow: FlowConfig,
     prediction: Prediction,
     device: torch.device,
@@ -33,7 +33,7 @@ def batch_loss(
         transformer: the diffusion transformer, perhaps wrapped for distributed training.
         batch: images and captions.
         encoder: makes hidden states of captions.
-        codec: makes latents of images.
+        codec: makes latents of images, or of their posteriors.
         flow: how timesteps are drawn.
         prediction: what the transformer's output means.
         device: where to compute.

@@ -1,6 +1,5 @@
 """The training loop, on `accelerate`: one CPU, one GPU, DDP or FSDP2 by accelerate's own configuration."""
 
-import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -18,15 +17,13 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fs
 from torch.utils.data import DataLoader
 
 from ..config import Config
-from ..data import Batch, ExampleStream, collate
+from ..data import Batch, BrokenExamples, ExampleStream, collate
 from ..data.stream import NumberSampler
-from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
+from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from .progress import Progress
 from .run import Metrics, prepare_run
 from .step import batch_loss
-
-logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -74,8 +71,8 @@ class Trainer:
         elif options.initialize_from:
             copy_weights(options.initialize_from, self.transformer)
         source = config.data.source.open(config.data.image_size, options.seed)
-        self.source_length = source.length
         data = config.data
+        self.broken = BrokenExamples(source.length, data.max_broken)
         self.stream = ExampleStream(
             source,
             data.image_size,
@@ -89,13 +86,12 @@ class Trainer:
         self.encoder = build_prompt_encoder(config, sizes, device)
         if config.text.cache is not None:
             self.encoder.use_cache(config.text.cache, config.text.cache_gib)
-        self.codec = build_codec(config, device)
-        self.pipeline = build_pipeline(config, self.transformer, self.encoder, self.codec)
+        self.codec, decoder = build_codecs(config, device)
+        self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
         self.pipeline.set_progress_bar_config(disable=True)
         self._prepare_model()
         self.step = 0 if checkpoint is None else load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
         self.schedule.last_epoch = self.step
-        self.broken: set[str] = set()
         self.stop = False
         self.deadline = time.perf_counter() + 60 * (options.max_minutes or float("inf"))
         # Written last: whatever is wrong with the config has been said by now.
@@ -173,8 +169,7 @@ class Trainer:
         if checkpoint is None or self.step % options.checkpoint_every:
             checkpoint = self._save()
         self.accelerator.end_training()
-        if self.broken:
-            logger.warning("%d broken examples were skipped: %s", len(self.broken), "; ".join(sorted(self.broken)[:20]))
+        self.broken.report()
         return checkpoint
 
     def _batches(self) -> Iterator[Batch]:
@@ -196,7 +191,7 @@ class Trainer:
         grad_norm: Any = 0.0
         for _ in range(self.config.training.gradient_accumulation):
             batch = next(batches)
-            self._count_broken(batch.skipped)
+            self.broken.count(batch.skipped)
             with self.accelerator.accumulate(self.model):
                 loss = self._loss(batch)
                 losses.append(self._checked(loss))
@@ -234,18 +229,6 @@ class Trainer:
             last = f"the last good checkpoint is {good[-1]}" if good else "there is no checkpoint yet"
             raise NonFiniteLossError(f"The loss is {mean} at step {self.step + 1}; {last}.")
         return mean
-
-    def _count_broken(self, names: list[str]) -> None:
-        for name in names:
-            if name not in self.broken:
-                logger.warning("Skipped a broken example: %s", name)
-        self.broken.update(names)
-        limit = self.config.data.max_broken
-        if self.source_length is not None and len(self.broken) > limit * self.source_length:
-            raise ValueError(
-                f"{len(self.broken)} of {self.source_length} examples are broken, more than data.max_broken "
-                f"{limit:.2%}: {'; '.join(sorted(self.broken)[:5])}"
-            )
 
     def _log(self, **values: float) -> None:
         values["learning_rate"] = self.schedule.get_last_lr()[0]

@@ -9,6 +9,7 @@ from semantic_routing.analysis.arrays import NamedArray
 from semantic_routing.analysis.base import FINE_TIMES
 from semantic_routing.analysis.prune import choose_layers, context_change, prune, prune_pipeline, rank_layers, restrict
 from semantic_routing.analysis.sampling import starting_noise
+from semantic_routing.fusion.combine import normalise
 from semantic_routing.pipelines.loading import load_pipeline
 
 WEIGHTS = NamedArray(
@@ -74,13 +75,13 @@ def test_the_pruned_context_is_the_renormalised_one_and_its_change_is_measured(l
     small = prune_pipeline(pipeline, kept, shorten=True)
     whole_text = pipeline.transformer.prepare_text(*pipeline.prompt_encoder(prompts))
     text = small.transformer.prepare_text(*small.prompt_encoder(prompts))
-    assert text.normalised.equal(whole_text.normalised[:, kept])
+    assert text.features.equal(whole_text.features[:, kept])
     timestep = torch.tensor([500.0])
     whole = pipeline.transformer.router(whole_text, timestep)
     pruned = small.transformer.router(text, timestep)
     weights = pipeline.transformer.router.weights(timestep)[:, 0, kept]
     weights = weights / weights.sum(-1, keepdim=True)
-    wanted = torch.einsum("dl,blnc->dbnc", weights, whole_text.normalised[:, kept])
+    wanted = torch.einsum("dl,blnc->dbnc", weights, normalise(text.features))
     torch.testing.assert_close(pruned, wanted)
     change = ((pruned - whole).norm(dim=-1) / whole.norm(dim=-1))[:, whole_text.mask]
     assert context_change(pipeline, kept, prompts).largest == pytest.approx(change.max().item(), rel=1e-4)

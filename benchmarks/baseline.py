@@ -49,7 +49,7 @@ class ReferenceWay:
         if signal.tokens is not None:
             x = x + signal.tokens
         rotary = None
-        if config.position_embedding == "rope":
+        if "rope" in config.position_embedding:
             rotary = rotary_2d(rows, columns, config.attention_head_dim, config.rope_base, x.device)
         mask = dense_mask(encoder_attention_mask, x)
         contexts = self.contexts(encoder_hidden_states, timestep)

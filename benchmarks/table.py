@@ -14,8 +14,7 @@ from .report import Row, machine_line, markdown
 
 # Scripts, in the order of the table.
 ROWS = (
-    "sampling_depth_wise",
-    "sampling_over_time",
+    "sampling_strategies",
     "sampling_reference",
     "fusion",
     "training",

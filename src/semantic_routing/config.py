@@ -53,7 +53,7 @@ class ModelConfig(Section):
     mlp_ratio: PositiveFloat = 4.0
     timestep_conditioning: str = "none"
     prediction: Prediction = "velocity"
-    position_embedding: Literal["rope", "sincos"] = "rope"
+    position_embedding: Literal["rope", "sincos", "rope+sincos"] = "rope"
     rope_base: PositiveFloat = 10000.0
     sandwich_norm: bool = False
     norm_eps: PositiveFloat = 1e-6

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from semantic_routing.evaluation.ablation import AblationOptions, make_cells, run_ablation
-from semantic_routing.evaluation.ablation_page import difference, over_runs, write_ablation
+from semantic_routing.config import load_config
+from semantic_routing.evaluation.ablation import AblationOptions, Cell, make_cells, run_ablation
+from semantic_routing.evaluation.ablation_page import difference, loss_table, over_runs, write_ablation
 from semantic_routing.evaluation.report import Measure, Tally, summarise
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 
@@ -42,17 +44,51 @@ def test_from_a_config_to_the_page(config, tmp_path, monkeypatch):
     run_ablation(cells, OPTIONS)
     assert (cells[0].run / "metrics.jsonl").stat().st_mtime_ns == stamp, "a finished run was run again"
     page = write_ablation(cells, OPTIONS, out).read_text()
-    for heading in ("Table 1", "Table 2", "Table 3", "Table 4", "Learning curves", "Samples"):
+    for heading in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Learning curves", "Samples"):
         assert heading in page
     assert page.count("<img") == 1 + 8 * 2
     rows = (out / "table-1.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["strategy", "uniform", "joint"]
     assert (out / "table-3.csv").read_text().splitlines()[1].startswith("joint,")
+    first, second = (row.split(",") for row in (out / "table-5.csv").read_text().splitlines()[1:])
+    assert (first[0], first[-1], second[0]) == ("uniform", "", "joint")
     scores = json.loads((out / "scores.json").read_text())
     assert [len(values) for label in scores for values in scores[label]] == [30, 30]
     monkeypatch.setattr("semantic_routing.evaluation.ablation.train", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("semantic_routing.evaluation.sampling.load_pipeline", lambda *a: pytest.fail("sampled again"))
     run_ablation(cells, OPTIONS)
+
+
+def test_losses_are_compared_at_equal_steps_of_equal_seeds(tmp_path):
+    config = load_config("ablation/smoke", [])
+    runs = {"uniform": [[9.0, 3.0, 1.0], [9.0, 5.0, 1.0]], "joint": [[9.0, 2.9, 0.9], [9.0, 4.9, 0.9, 7.0]]}
+    by_label = {}
+    for label, losses in runs.items():
+        by_label[label] = [Cell(label, seed, tmp_path / label / str(seed), config) for seed in (0, 1)]
+        for cell, values in zip(by_label[label], losses, strict=True):
+            cell.run.mkdir(parents=True)
+            lines = [json.dumps({"step": step, "loss": value * 1e-4}) for step, value in enumerate(values)]
+            (cell.run / "metrics.jsonl").write_text("\n".join(lines))
+    rows = loss_table(by_label).rows
+    # The last fifth of three logged steps is the last; seeds differ not at all there, and neither does the difference.
+    space = "\N{NO-BREAK SPACE}"
+    assert rows[0] == ["uniform", f"1.0 [1.0,{space}1.0]", ""]
+    assert rows[1] == ["joint", f"0.9 [0.9,{space}0.9]", f"-0.1 [-0.1,{space}-0.1]{space}*"]
+
+
+def test_only_the_skills_that_are_named_are_sampled_and_told(config, tmp_path):
+    out = tmp_path / "ablation"
+    cells = cells_of(config, out, seeds=[0], strategies=["uniform"])
+    options = replace(OPTIONS, skills=("single_object", "colors"))
+    run_ablation(cells, options)
+    write_ablation(cells, options, out)
+    assert [row.split(",")[0] for row in (out / "table-2.csv").read_text().splitlines()[1:]] == [
+        "single_object",
+        "colors",
+    ]
+    assert "advanced" not in (out / "table-1.csv").read_text()
+    with pytest.raises(ValueError, match="Skill is 'flying'"):
+        replace(OPTIONS, skills=("flying",)).prompts()
 
 
 def test_strategies_share_data_order_and_differ_in_nothing_but_the_strategy(config, tmp_path):

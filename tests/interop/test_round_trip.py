@@ -202,14 +202,19 @@ def test_a_deep_fusion_that_skips_layers_is_refused(tmp_path: Path) -> None:
         convert(folder, tmp_path / "ours", transformer_only=True)
 
 
-def test_what_the_reference_cannot_hold_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rope_base": 1e4}, r"rope_base is 10000\.0, there it is 100000\.0"),
+        ({"position_embedding": "rope+sincos"}, r"position_embedding is rope\+sincos, there it is rope or sincos"),
+    ],
+)
+def test_what_the_reference_cannot_hold_is_refused(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
     sizes = {"num_text_layers": 3, "text_channels": 16, "num_blocks": 2, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "attention_head_dim": 8, "hidden_size": 16, "in_channels": 3}
-    model = SemanticRoutingTransformer2DModel(strategy="static", rope_base=1e4, **sizes)
+    model = SemanticRoutingTransformer2DModel(strategy="static", **{"rope_base": 1e5, **sizes, **options})
     model.save_pretrained(tmp_path / "ours")
-    with pytest.raises(
-        ValueError, match=r"AdaFuseDiT cannot hold this model: rope_base is 10000\.0, there it is 100000\.0"
-    ):
+    with pytest.raises(ValueError, match=f"AdaFuseDiT cannot hold this model: {sentence}"):
         convert_to_reference(tmp_path / "ours", tmp_path / "back", transformer_only=True)
 
 

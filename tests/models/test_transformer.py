@@ -143,7 +143,7 @@ def test_a_fresh_model_predicts_zero(conditioning: str) -> None:
     assert run(fresh(timestep_conditioning=conditioning)).equal(torch.zeros_like(LATENTS))
 
 
-@pytest.mark.parametrize("position_embedding", ["rope", "sincos"])
+@pytest.mark.parametrize("position_embedding", ["rope", "sincos", "rope+sincos"])
 @pytest.mark.parametrize(("height", "width"), [(8, 4), (2, 12), (6, 6)])
 def test_non_square_latents(height: int, width: int, position_embedding: str) -> None:
     model = randomised(position_embedding=position_embedding)
@@ -270,7 +270,7 @@ def test_attention_backends(backend: str, monkeypatch: pytest.MonkeyPatch) -> No
         ({"sample_size": 7}, "Sample size 7 is not a multiple of the patch size 2"),
         ({"timestep_conditioning": "film"}, "'film': expected one of none, addition, adaln-zero, adaln-single"),
         ({"prediction": "noise"}, "'noise': expected 'velocity' or 'sample'"),
-        ({"position_embedding": "learned"}, "'learned': expected 'rope' or 'sincos'"),
+        ({"position_embedding": "learned"}, "'learned': expected one of rope, sincos, rope\\+sincos"),
         ({"strategy": "deep"}, "fusion strategy 'deep'"),
     ],
 )

@@ -18,6 +18,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder; a second run goes on from what is there.")] = Path("runs/ablation"),
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
     prompts_per_half: Annotated[int, typer.Option(min=1, max=20, help="Of each skill; 20 is all.")] = 20,
+    skills: Annotated[str, typer.Option(help="Of the scenes benchmark, joined by commas; default: all.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Euler steps of sampling.")] = 30,
     guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 4.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images sampled at a time.")] = 64,
@@ -31,8 +32,9 @@ def command(
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise ValueError(f"Seeds must be whole numbers joined by commas, not {seeds!r}.") from error
-    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    names, chosen = ([name.strip() for name in text.split(",") if name.strip()] for text in (strategies, skills))
+    options = AblationOptions(images_per_prompt, prompts_per_half, steps, guidance, batch_size, tuple(chosen))
+    options.prompts()  # refuses an unknown skill before any work
     cells = make_cells(config, overrides or [], names, numbers, out)
-    options = AblationOptions(images_per_prompt, prompts_per_half, steps, guidance, batch_size)
     run_ablation(cells, options, jobs)
     typer.echo(f"Open {write_ablation(cells, options, out).resolve().as_uri()}")

@@ -47,6 +47,7 @@ class AblationOptions:
         steps: Euler steps.
         guidance: classifier-free guidance scale.
         batch_size: images at a time.
+        skills: what is sampled and scored; none named is all.
     """
 
     images_per_prompt: int = 1
@@ -54,6 +55,15 @@ class AblationOptions:
     steps: int = 30
     guidance: float = 4.0
     batch_size: int = 64
+    skills: tuple[str, ...] = ()
+
+    def prompts(self) -> list[scenes.ScenePrompt]:
+        """What every trained model is asked for.
+
+        Raises:
+            ValueError: an unknown skill.
+        """
+        return scenes.choose_prompts(self.skills, per_half=self.prompts_per_half)
 
 
 @dataclass(frozen=True)
@@ -204,6 +214,6 @@ def _train(cell: Cell) -> None:
 
 
 def _evaluate(sampler: Sampler, options: AblationOptions, out: Path) -> None:
-    prompts = scenes.choose_prompts(per_half=options.prompts_per_half)
+    prompts = options.prompts()
     scenes.sample(prompts, sampler, out)
     scenes.score(prompts, out)

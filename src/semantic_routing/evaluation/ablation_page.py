@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ..models.flops import Sampling, count_parameters, count_sampling
 from ..page import Page
@@ -22,7 +23,7 @@ from .bootstrap import Estimate, estimate
 from .files import write_text
 from .layout import make_jobs
 from .report import OVERALL, Measure, Result, read_result
-from .scenes import GENEVAL_SKILLS, choose_prompts
+from .scenes import GENEVAL_SKILLS
 
 MAIN_COLUMNS = {
     "GenEval tasks": ("geneval", "all"),
@@ -33,6 +34,8 @@ MAIN_COLUMNS = {
     "held-out": (OVERALL, "held-out"),
 }
 """Columns of the first table: a measure's name and part."""
+LAST = 0.2
+"""Share of a run whose losses the last table compares."""
 PICTURED = 8
 TEXT_TOKENS = 32
 """Of the prompt whose cost is counted."""
@@ -78,7 +81,7 @@ def write_ablation(cells: Sequence[Cell], options: AblationOptions, out: Path) -
     advanced = {label: [read_result(cell.folder / "advanced") for cell in by_label[label]] for label in gated}
     if gated:
         tables.append(shift_table(results, advanced))
-    tables.append(cost_table(by_label, options))
+    tables += [cost_table(by_label, options), loss_table(by_label)]
     write_text(out / "tables.md", "\n".join(table.markdown() for table in tables))
     for number, table in enumerate(tables, 1):
         write_text(out / f"table-{number}.csv", table.csv())
@@ -138,9 +141,10 @@ def _caption(results: Results, what: str) -> str:
 def main_table(results: Results) -> AblationTable:
     """Table 1: strategies by groups of skills, and the overall difference from the first strategy."""
     known, first = _measures(results), next(iter(results))
+    columns = {name: known[place] for name, place in MAIN_COLUMNS.items() if place in known}
     rows = []
     for label, own in results.items():
-        row = [label, *(_score(over_runs(own, known[place])) for place in MAIN_COLUMNS.values())]
+        row = [label, *(_score(over_runs(own, measure)) for measure in columns.values())]
         change = "" if label == first else _change(difference(own, results[first], known[OVERALL, "all"]))
         rows.append([*row, change])
     what = (
@@ -148,7 +152,7 @@ def main_table(results: Results) -> AblationTable:
         f"combinations never trained on. The last column is overall, minus {first}, paired; * means that its interval "
         "leaves out 0."
     )
-    header = ["strategy", *MAIN_COLUMNS, f"− {first}"]
+    header = ["strategy", *columns, f"− {first}"]
     return AblationTable("Table 1: fusion strategies", _caption(results, what), header, rows)
 
 
@@ -158,6 +162,7 @@ def skill_table(results: Results) -> AblationTable:
     rows = [
         [skill, *(_score(over_runs(own, known[skill, "all"])) for own in results.values())]
         for skill in (*GENEVAL_SKILLS, *(skill for skill in SKILLS if skill not in GENEVAL_SKILLS))
+        if (skill, "all") in known
     ]
     caption = _caption(results, "Share of correct images in per cent, by skill: GenEval's six tasks, then the others.")
     return AblationTable("Table 2: skills", caption, ["skill", *results], rows)
@@ -200,6 +205,39 @@ def cost_table(by_label: Mapping[str, Sequence[Cell]], options: AblationOptions)
     )
     header = ["strategy", "parameters", "change", "FLOPs", "change", "training, images/s"]
     return AblationTable("Table 4: cost", caption, header, rows)
+
+
+def loss_table(by_label: Mapping[str, Sequence[Cell]]) -> AblationTable:
+    """Table 5: what training had come to, which tells strategies apart long before their pictures do."""
+    first = next(iter(by_label))
+    losses = {label: _last_losses(own) for label, own in by_label.items()}
+    rows = []
+    for label, values in losses.items():
+        mean, low, high = estimate([values]) or (np.nan,) * 3
+        row = [label, f"{mean:.1f} [{low:.1f},\N{NO-BREAK SPACE}{high:.1f}]"]
+        rows.append([*row, "" if label == first else _loss_change(values, losses[first])])
+    caption = (
+        f"10⁴ × the training loss over the last {LAST:.0%} of the steps, and how far it is from that of {first} at "
+        "the same steps: runs with one seed see the same pictures, captions, noise and timesteps in the same order. "
+        "Means over seeds; 95 % bootstrap intervals over seeds and logged steps; * means that the interval leaves out "
+        "0. Less is better."
+    )
+    return AblationTable("Table 5: training loss", caption, ["strategy", "loss", f"− {first}"], rows)
+
+
+def _last_losses(cells: Sequence[Cell]) -> NDArray[np.float64]:
+    """Runs x logged steps, cut to the shortest run."""
+    runs = [[1e4 * line["loss"] for line in _metrics(cell)] for cell in cells]
+    shortest = min(map(len, runs))
+    return np.array([run[:shortest] for run in runs])[:, int((1 - LAST) * shortest) :]
+
+
+def _loss_change(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
+    outcome = estimate([values - baseline]) if values.shape == baseline.shape else None
+    if outcome is None:
+        return "–"
+    mark = "\N{NO-BREAK SPACE}*" if outcome.beyond_noise else ""
+    return f"{outcome.mean:+.1f} [{outcome.low:+.1f},\N{NO-BREAK SPACE}{outcome.high:+.1f}]{mark}"
 
 
 def _metrics(cell: Cell) -> list[dict[str, Any]]:
@@ -263,7 +301,7 @@ def _write_page(
 
 def _samples(by_label: Mapping[str, Sequence[Cell]], options: AblationOptions) -> dict[str, list[list[Path]]]:
     """By prompt, the first image of each strategy."""
-    prompts = choose_prompts(per_half=options.prompts_per_half)
+    prompts = options.prompts()
     chosen = prompts[:: max(len(prompts) // PICTURED, 1)][:PICTURED]
     folders = [own[0].folder / "scenes" / "images" for own in by_label.values()]
     return {

@@ -283,6 +283,8 @@ def _refuse_foreign(ours: Any, kind: str, base: dict[str, Any]) -> None:
         "heads, key/value heads and head width": (heads, _heads(base)),
         "norm_eps": (ours.norm_eps, base.get("rms_norm_eps", 1e-6)),
     }
+    if ours.position_embedding == "rope+sincos":
+        comparisons["position_embedding"] = (ours.position_embedding, "rope or sincos")
     if ours.position_embedding == "rope":
         comparisons["rope_base"] = (ours.rope_base, ROPE_BASES.get(kind) or _rope_base(base))
     for what, (seen, wanted) in comparisons.items():

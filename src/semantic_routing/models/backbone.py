@@ -22,6 +22,7 @@ from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModu
 from .tokens import TextTokens
 
 POSITION_TABLE_SIZE = 64
+POSITION_EMBEDDINGS = ("rope", "sincos", "rope+sincos")
 
 
 class TextContext(NamedTuple):
@@ -74,7 +75,7 @@ class DiffusionTransformer2DModel(
             patch_size=config.patch_size,
             in_channels=config.in_channels,
             embed_dim=config.hidden_size,
-            pos_embed_type="sincos" if config.position_embedding == "sincos" else None,
+            pos_embed_type="sincos" if "sincos" in config.position_embedding else None,
             pos_embed_max_size=POSITION_TABLE_SIZE,
         )
         self.time_embedder = TIMESTEP_CONDITIONINGS[config.timestep_conditioning](config.hidden_size)
@@ -174,7 +175,7 @@ class DiffusionTransformer2DModel(
         if signal.tokens is not None:
             x = x + signal.tokens
         rotary = None
-        if self.config.position_embedding == "rope":
+        if "rope" in self.config.position_embedding:
             rotary = rotary_2d(height, width, self.config.attention_head_dim, self.config.rope_base, x.device)
 
         for block, text in zip(self.blocks, text_context.blocks, strict=True):
@@ -209,8 +210,9 @@ def check_sizes(config: Any) -> None:
         raise ValueError(f"Unknown timestep conditioning {config.timestep_conditioning!r}: expected one of {known}.")
     if config.prediction not in ("velocity", "sample"):
         raise ValueError(f"Unknown prediction {config.prediction!r}: expected 'velocity' or 'sample'.")
-    if config.position_embedding not in ("rope", "sincos"):
-        raise ValueError(f"Unknown position embedding {config.position_embedding!r}: expected 'rope' or 'sincos'.")
+    if config.position_embedding not in POSITION_EMBEDDINGS:
+        known = ", ".join(POSITION_EMBEDDINGS)
+        raise ValueError(f"Unknown position embedding {config.position_embedding!r}: expected one of {known}.")
     if config.attention_head_dim % 4:
         raise ValueError(f"2D rotary embedding needs a head width divisible by 4, not {config.attention_head_dim}.")
     if config.num_attention_heads % config.num_key_value_heads:

@@ -162,7 +162,7 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
         key, value = rearrange(
             hidden_states, "b l n (two g c) -> two l b n g c", two=2, c=self.config.attention_head_dim
         ).unbind(0)
-        if self.config.position_embedding == "rope":
+        if "rope" in self.config.position_embedding:
             key = self._turn_back(key, lengths)
         return PreparedKeyValues(key, value, mask)
 

@@ -119,9 +119,12 @@ class FlowConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its learning-rate schedule."""
+    """AdamW, or Muon with it, and the schedule of learning rates."""
 
     learning_rate: PositiveFloat = 1e-4
+    muon_learning_rate: PositiveFloat | None = Field(
+        None, description="of attention's and MLP's matrices, then trained by Muon; none leaves them to AdamW"
+    )
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     max_grad_norm: PositiveFloat = 1.0

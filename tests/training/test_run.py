@@ -45,8 +45,9 @@ def steps(run: Path) -> list[int]:
     return [line["step"] for line in read_metrics(run / "metrics.jsonl")]
 
 
+@pytest.mark.parametrize("optimizer", [{}, {"muon_learning_rate": 1e-3}], ids=["adamw", "muon"])
 def test_a_kill_between_checkpoints_is_as_if_it_had_not_been(
-    make_config: MakeConfig, tmp_path: Path, image_folder: Path, vae_folder: Path
+    make_config: MakeConfig, tmp_path: Path, image_folder: Path, vae_folder: Path, optimizer: dict[str, float]
 ) -> None:
     changes: dict[str, dict[str, Any]] = {
         "vae": {"model": str(vae_folder)},
@@ -57,7 +58,7 @@ def test_a_kill_between_checkpoints_is_as_if_it_had_not_been(
             "random_crop": True,
             "caption_dropout": 0.5,
         },
-        "optimizer": {"schedule": "cosine"},
+        "optimizer": {"schedule": "cosine", **optimizer},
     }
     options = {"gradient_accumulation": 2, "precision": "bfloat16"}
     whole, parts = (make_config(**changes, training={"output": tmp_path / name, **options}) for name in ("a", "b"))

@@ -3,7 +3,7 @@
     checkpoint-00001000/
       model.safetensors       the weights
       ema.safetensors         their exponential moving average
-      optimizer.safetensors   AdamW's moments, by parameter name
+      optimizer.safetensors   the optimizer's moments, by parameter name
       state.json              step, optimizer hyperparameters, the transformer's configuration
 
 There is no random state to keep: all randomness is a function of the seed and an example's number.
@@ -99,7 +99,8 @@ def save_checkpoint(
     if untouched:
         # Asking for moments that are not there yet makes them by a step of size zero, which is no step of training.
         for state in (*optimizer.state.values(), *moments["state"].values()):
-            state["step"].zero_()
+            if "step" in state:  # Muon counts none
+                state["step"].zero_()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     averages = {name: _gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
     final = run / f"checkpoint-{step:08d}"

@@ -21,6 +21,7 @@ from ..data import Batch, BrokenExamples, ExampleStream, collate
 from ..data.stream import NumberSampler
 from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from .optimizer import build_optimizer
 from .progress import Progress
 from .run import Metrics, prepare_run
 from .step import batch_loss
@@ -119,13 +120,7 @@ class Trainer:
             self.transformer.enable_gradient_checkpointing()
         if options.compile:
             self.transformer.compile_repeated_blocks()
-        self.optimizer = torch.optim.AdamW(
-            self.transformer.parameters(),
-            lr=optimizer.learning_rate,
-            betas=optimizer.betas,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(optimizer, self.transformer)
         if self.accelerator.is_fsdp2:
             # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighbouring
             # timesteps are one. Autocast decides by operation, as without sharding.

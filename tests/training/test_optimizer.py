@@ -1,0 +1,71 @@
+"""Muon and AdamW as one optimizer do what each does alone."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from semantic_routing.config import OptimizerConfig
+from semantic_routing.models import SemanticRoutingTransformer2DModel
+from semantic_routing.training.optimizer import Together, build_optimizer, takes_muon
+
+SIZES = {"num_text_layers": 3, "text_channels": 16, "num_blocks": 2, "num_attention_heads": 2}
+SIZES |= {"num_key_value_heads": 1, "attention_head_dim": 8, "hidden_size": 16, "in_channels": 3}
+
+
+def normal(*sizes: int) -> Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
+
+
+def test_muon_takes_the_matrices_of_attention_and_mlp_alone() -> None:
+    model = SemanticRoutingTransformer2DModel(strategy="joint", timestep_conditioning="adaln-zero", **SIZES)
+    config = OptimizerConfig(learning_rate=1e-3, muon_learning_rate=2e-3)
+    muon, adamw = build_optimizer(config, model).param_groups
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    taken = {names[parameter] for parameter in muon["params"]}
+    projections = ("to_q", "to_k", "to_v", "to_out")
+    wanted = {f"self_attention.{name}" for name in projections} | {f"cross_attention.{name}" for name in projections}
+    wanted |= {f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")}
+    assert taken == {f"blocks.{block}.{name}.weight" for block in range(2) for name in wanted}
+    assert {names[parameter] for parameter in adamw["params"]} == set(names.values()) - taken
+    assert (muon["lr"], adamw["lr"]) == (2e-3, 1e-3)
+
+
+def test_together_they_step_as_each_alone() -> None:
+    module = nn.Linear(6, 4)
+    twin = copy.deepcopy(module)
+
+    def parts(of: nn.Linear) -> list[torch.optim.Optimizer]:
+        return [torch.optim.Muon([of.weight], lr=0.1), torch.optim.AdamW([of.bias], lr=0.2)]
+
+    optimizers: list[list[torch.optim.Optimizer]] = [[Together(parts(module))], parts(twin)]
+    for step in range(3):
+        for of, steppers in zip((module, twin), optimizers, strict=True):
+            of(normal(5, 6) + step).square().sum().backward()
+            for optimizer in steppers:
+                optimizer.step()
+                optimizer.zero_grad()
+        # As a checkpoint does when it is loaded.
+        optimizers[0][0].load_state_dict(copy.deepcopy(optimizers[0][0].state_dict()))
+    assert module.weight.equal(twin.weight)
+    assert module.bias.equal(twin.bias)
+
+
+def test_a_schedule_moves_both_rates() -> None:
+    module = nn.Linear(6, 4)
+    optimizer = Together([torch.optim.Muon([module.weight], lr=0.1), torch.optim.AdamW([module.bias], lr=0.2)])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    module(normal(5, 6)).sum().backward()
+    optimizer.step()
+    schedule.step()
+    before = module.weight.detach().clone()
+    assert schedule.get_last_lr() == [0.05, 0.1]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    assert module.weight.equal(before)
+
+
+def test_modulations_are_adamw_s() -> None:
+    assert not takes_muon("blocks.0.modulation.linear.weight", nn.Parameter(normal(4, 4)))
+    assert not takes_muon("context_embedder.linear.weight", nn.Parameter(normal(4, 4)))

@@ -216,6 +216,12 @@ def test_scenes_of_chosen_skills() -> None:
         ScenesSource(skills=["colors", "juggling"])
 
 
+def test_scenes_on_a_coarser_grid() -> None:
+    source = ScenesSource(spacing=4).open(32, 7)
+    sample = sample_scene(7, 3, spacing=4)
+    assert np.array(source[3].image).tolist() == render(sample.scene, 32).tolist()
+
+
 def test_scenes_too_small_to_draw_are_refused_before_training() -> None:
     with pytest.raises(ValueError, match="size is 16, but must be at least 32"):
         ScenesSource().open(16, 0)

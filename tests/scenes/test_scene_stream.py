@@ -65,6 +65,24 @@ def test_centres_lie_on_the_grid_unless_objects_touch(training: list[SceneSample
         assert len(free) <= touching, sample.caption
 
 
+@pytest.mark.parametrize("spacing", [2, 4])
+def test_a_coarser_grid_keeps_captions_true(spacing: int) -> None:
+    skills = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+    samples = [sample_scene(3, index, skills=skills, spacing=spacing) for index in range(300)]
+    assert all(claim.holds(sample.scene) for sample in samples for claim in sample.claims)
+    # The same plans as on the fine grid, and hardly one that finds no room.
+    assert [sample.skill for sample in samples] == [sample_scene(3, i, skills=skills).skill for i in range(300)]
+    places = [(thing.x, thing.y) for sample in samples for thing in sample.scene.objects]
+    on_lines = [place for place in places if not any(along * GRID % spacing for along in place)]
+    assert len(on_lines) > 0.97 * len(places)
+
+
+def test_what_finds_no_room_on_a_coarse_grid_lies_on_the_fine_one() -> None:
+    crowded = [sample_scene(5, index, skills=["scene"], spacing=4) for index in range(40)]
+    assert max(len(sample.scene.objects) for sample in crowded) == MAX_OBJECTS
+    assert all(claim.holds(sample.scene) for sample in crowded for claim in sample.claims)
+
+
 def test_no_object_goes_unmentioned(training: list[SceneSample]) -> None:
     """Whatever is in the picture falls under a kind that the caption counts, compares or speaks of."""
     for sample in training:

@@ -65,6 +65,9 @@ class ScenesSource(SourceConfig):
 
     source: Literal["scenes"] = "scenes"
     skills: list[str] = Field([], description="what captions exercise; default: every skill of the world")
+    spacing: Literal[1, 2, 4] = Field(
+        1, description="of the lines on which centres lie, in 1/16 of the side; more is easier to learn"
+    )
 
     @field_validator("skills")
     @classmethod
@@ -76,7 +79,7 @@ class ScenesSource(SourceConfig):
 
     def open(self, image_size: int, seed: int) -> Source:
         """Renders one scene, so that a size too small for it is refused now."""
-        source = _Scenes(image_size, seed, self.skills)
+        source = _Scenes(image_size, seed, self.skills, self.spacing)
         source[0]
         return source
 
@@ -84,13 +87,14 @@ class ScenesSource(SourceConfig):
 class _Scenes(Source):
     length = None
 
-    def __init__(self, image_size: int, seed: int, skills: Sequence[str]) -> None:
+    def __init__(self, image_size: int, seed: int, skills: Sequence[str], spacing: int) -> None:
         self.image_size = image_size
         self.seed = seed
         self.skills = skills or SKILLS
+        self.spacing = spacing
 
     def __getitem__(self, index: int) -> Example:
-        sample = sample_scene(self.seed, index, skills=self.skills)
+        sample = sample_scene(self.seed, index, skills=self.skills, spacing=self.spacing)
         return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
 
 

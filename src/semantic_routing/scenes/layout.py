@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import hypot
 from random import Random
 
-from .geometry import APART, contact_distance
+from .geometry import APART, DIRECTIONS, contact_distance, related
 from .world import GRID, REACH, SceneObject
 
 Link = tuple[str, int, int]
@@ -30,8 +30,8 @@ def _beside(rng: Random, relation: str, anchor: SceneObject, thing: SceneObject)
     return anchor.x + step[0] * along + step[1] * across, anchor.y + step[1] * along + step[0] * across
 
 
-def _on_grid(x: float) -> float:
-    return round(x * GRID) / GRID
+def _on_grid(x: float, spacing: int) -> float:
+    return round(x * GRID / spacing) * spacing / GRID
 
 
 def _fits(x: float, y: float, reach: float, placed: Sequence[SceneObject], exempt: int | None) -> bool:
@@ -54,10 +54,13 @@ def _link_of(index: int, links: Sequence[Link]) -> tuple[str, int] | None:
     return None
 
 
-def place(rng: Random, things: Sequence[SceneObject], links: Sequence[Link]) -> tuple[SceneObject, ...] | None:
+def place(
+    rng: Random, things: Sequence[SceneObject], links: Sequence[Link], spacing: int = 1
+) -> tuple[SceneObject, ...] | None:
     """`things` with their centres set, or None where this attempt found no room.
 
     Each object is linked to at most one earlier object; a host of an object inside it comes before that object.
+    Centres lie on every `spacing`-th line of the grid, but for those of touching objects.
     """
     placed: list[SceneObject] = []
     for index, thing in enumerate(things):
@@ -70,9 +73,12 @@ def place(rng: Random, things: Sequence[SceneObject], links: Sequence[Link]) -> 
             else:
                 x, y = rng.uniform(reach, 1 - reach), rng.uniform(reach, 1 - reach)
             if not (link and link[0] == "touching"):
-                x, y = _on_grid(x), _on_grid(y)
-            if _fits(x, y, reach, placed, exempt):
-                placed.append(replace(thing, x=x, y=y))
+                x, y = _on_grid(x, spacing), _on_grid(y, spacing)
+            found = replace(thing, x=x, y=y)
+            # A coarse grid can move an object out of its relation.
+            holds = not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]])
+            if holds and _fits(x, y, reach, placed, exempt):
+                placed.append(found)
                 break
         else:
             return None

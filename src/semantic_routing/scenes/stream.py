@@ -29,10 +29,11 @@ class SceneSample:
     skill: str
 
 
-def _lay_out(rng: Random, plan: Plan, split: str) -> Scene | None:
+def _lay_out(rng: Random, plan: Plan, split: str, spacing: int) -> Scene | None:
     """A scene that follows `plan` and its split, or None where none was found in a few attempts."""
-    for _ in range(_LAYOUTS):
-        things = place(rng, complete(rng, plan), plan.links)
+    for attempt in range(_LAYOUTS):
+        # What finds no room on few lines may lie on all of them.
+        things = place(rng, complete(rng, plan), plan.links, spacing if attempt < _LAYOUTS // 2 else 1)
         if things is None:
             continue
         scene = Scene(plan.background, things)
@@ -41,7 +42,9 @@ def _lay_out(rng: Random, plan: Plan, split: str) -> Scene | None:
     return None
 
 
-def sample_scene(seed: int, index: int, split: str = "train", skills: Sequence[str] = SKILLS) -> SceneSample:
+def sample_scene(
+    seed: int, index: int, split: str = "train", skills: Sequence[str] = SKILLS, spacing: int = 1
+) -> SceneSample:
     """Sample number `index` of the stream `seed`: the same arguments give the same sample.
 
     Args:
@@ -49,6 +52,8 @@ def sample_scene(seed: int, index: int, split: str = "train", skills: Sequence[s
         index: which sample of the stream; any order, any subset.
         split: "train" never contains a held-out combination, a "held-out" caption always speaks of one.
         skills: of `SKILLS`; one is drawn by their shares of the training mixture.
+        spacing: centres lie on every so many lines of the world's grid of 16 a side, as far as there is room on
+            these; fewer lines are easier to learn.
     """
     if split not in SPLITS:
         raise ValueError(f"Split is {split!r}, but must be one of {', '.join(SPLITS)}.")
@@ -62,7 +67,7 @@ def sample_scene(seed: int, index: int, split: str = "train", skills: Sequence[s
         plan = planner(rng, stratum)
         if HELD_OUT.isdisjoint(stated(plan.claims)) != (split == "train"):
             continue
-        scene = _lay_out(rng, plan, split)
+        scene = _lay_out(rng, plan, split, spacing)
         if scene is None:
             continue
         if split == "train" or not HELD_OUT.isdisjoint(stated(plan.claims) & shown(scene)):

@@ -1,6 +1,6 @@
 """Trains a small decoder on captions of the embedded world, for deep fusion where no language model can be downloaded.
 
-It knows the captions' words and nothing else. In two minutes on one core:
+It knows the captions' words and nothing else. A few minutes on one core:
 
     python examples/caption_decoder.py runs/decoder
     sroute ablate ablation/decoder --strategies depth-wise,ablation/fusedit

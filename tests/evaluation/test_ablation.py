@@ -67,10 +67,10 @@ def test_losses_are_compared_at_equal_steps_of_equal_seeds(tmp_path):
         by_label[label] = [Cell(label, seed, tmp_path / label / str(seed), config) for seed in (0, 1)]
         for cell, values in zip(by_label[label], losses, strict=True):
             cell.run.mkdir(parents=True)
-            lines = [json.dumps({"step": step, "loss": value * 1e-4}) for step, value in enumerate(values)]
+            lines = [json.dumps({"step": step, "loss": value * 1e-4}) for step, value in enumerate(values, 1)]
             (cell.run / "metrics.jsonl").write_text("\n".join(lines))
     rows = loss_table(by_label).rows
-    # The last fifth of three logged steps is the last; seeds differ not at all there, and neither does the difference.
+    # The last fifth of the steps that all have logged is step 3, where seeds do not differ.
     space = "\N{NO-BREAK SPACE}"
     assert rows[0] == ["uniform", f"1.0 [1.0,{space}1.0]", ""]
     assert rows[1] == ["joint", f"0.9 [0.9,{space}0.9]", f"-0.1 [-0.1,{space}-0.1]{space}*"]

@@ -210,7 +210,7 @@ def cost_table(by_label: Mapping[str, Sequence[Cell]], options: AblationOptions)
 def loss_table(by_label: Mapping[str, Sequence[Cell]]) -> AblationTable:
     """Table 5: what training had come to, which tells strategies apart long before their pictures do."""
     first = next(iter(by_label))
-    losses = {label: _last_losses(own) for label, own in by_label.items()}
+    losses = _last_losses(by_label)
     rows = []
     for label, values in losses.items():
         mean, low, high = estimate([values]) or (np.nan,) * 3
@@ -225,15 +225,19 @@ def loss_table(by_label: Mapping[str, Sequence[Cell]]) -> AblationTable:
     return AblationTable("Table 5: training loss", caption, ["strategy", "loss", f"− {first}"], rows)
 
 
-def _last_losses(cells: Sequence[Cell]) -> NDArray[np.float64]:
-    """Runs x logged steps, cut to the shortest run."""
-    runs = [[1e4 * line["loss"] for line in _metrics(cell)] for cell in cells]
-    shortest = min(map(len, runs))
-    return np.array([run[:shortest] for run in runs])[:, int((1 - LAST) * shortest) :]
+def _last_losses(by_label: Mapping[str, Sequence[Cell]]) -> dict[str, NDArray[np.float64]]:
+    """By strategy, runs x steps: of the last steps, those that every run has logged."""
+    runs = {
+        label: [{line["step"]: 1e4 * line["loss"] for line in _metrics(cell)} for cell in own]
+        for label, own in by_label.items()
+    }
+    shared = set.intersection(*(set(run) for own in runs.values() for run in own))
+    last = [step for step in sorted(shared) if step > (1 - LAST) * max(shared)]
+    return {label: np.array([[run[step] for step in last] for run in own]) for label, own in runs.items()}
 
 
 def _loss_change(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
-    outcome = estimate([values - baseline]) if values.shape == baseline.shape else None
+    outcome = estimate([values - baseline])
     if outcome is None:
         return "–"
     mark = "\N{NO-BREAK SPACE}*" if outcome.beyond_noise else ""

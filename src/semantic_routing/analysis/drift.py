@@ -77,6 +77,6 @@ class Drift(Analysis):
             "depths scaled to [0, 1]."
         )
         if blocks is not None:
-            axes[0].legend()
+            figure.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
             caption += " Thin lines are single blocks, from the first (dark) to the last (pale)."
         return [Drawing("drift", figure, caption)]

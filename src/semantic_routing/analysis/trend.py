@@ -1,6 +1,7 @@
 """How deep into the language model the router reads: semantic centre and dispersion (paper, fig. 8, eq. 14 to 17)."""
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from .arrays import Arrays, NamedArray
 from .base import AXIS_LABELS, FINE_TIMES, Analysis, Subject, marginals, on_depth, on_time
@@ -61,6 +62,8 @@ class Trend(Analysis):
             place.axhline(0.5, color="0.5", linewidth=0.7, linestyle=":")
             place.set_ylim(0, 1)
             place.set_xlabel(AXIS_LABELS[axis])
+            if axis == "block":
+                place.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0].set_ylabel("depth (0 shallowest, 1 deepest)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, ncols=2, loc="outside upper center")

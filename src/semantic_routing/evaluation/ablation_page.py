@@ -23,7 +23,7 @@ from .bootstrap import Estimate, estimate
 from .files import write_text
 from .layout import make_jobs
 from .report import OVERALL, Measure, Result, read_result
-from .scenes import GENEVAL_SKILLS
+from .scenes import CHOSEN, GENEVAL_SKILLS
 
 MAIN_COLUMNS = {
     "GenEval tasks": ("geneval", "all"),
@@ -108,8 +108,10 @@ def _shared(results: Sequence[Result], measure: Measure) -> list[list[str]]:
 
 
 def _measures(results: Results) -> dict[tuple[str, str], Measure]:
+    """By name and part; where not all skills were scored, those that were are the overall."""
     first = next(iter(results.values()))[0]
-    return {(measure.name, measure.part): measure for measure in first.measures}
+    names = {CHOSEN: OVERALL}
+    return {(names.get(measure.name, measure.name), measure.part): measure for measure in first.measures}
 
 
 def _score(outcome: Estimate | None) -> str:

@@ -27,6 +27,8 @@ _SEED = 31415
 GENEVAL_SKILLS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 BASIC_SKILLS = ("attribute", "scene", "spatial_relation", "action_relation", "part")
 ADVANCED_SKILLS = ("counting", "comparison", "differentiation", "negation", "universality")
+CHOSEN = "chosen skills"
+"""The measure that stands for the overall one where not all skills are scored."""
 GROUPS = {"geneval": GENEVAL_SKILLS, "basic": BASIC_SKILLS, "advanced": ADVANCED_SKILLS, OVERALL: SKILLS}
 """Groups of skills; a group's score is the plain mean of its skills' scores."""
 
@@ -169,5 +171,5 @@ def measures(prompts: Sequence[ScenePrompt]) -> list[Measure]:
             if set(skills) <= set(by_skill):
                 found.append(Measure(group, tuple(tuple(by_skill[skill]) for skill in skills), part))
         if set(by_skill) != set(SKILLS) and len(by_skill) > 1:
-            found.append(Measure("chosen skills", tuple(map(tuple, by_skill.values())), part))
+            found.append(Measure(CHOSEN, tuple(map(tuple, by_skill.values())), part))
     return found

@@ -2,20 +2,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import normal
 
 from semantic_routing.flow import (
     expand_sigma,
     flow_matching_loss,
     guide,
     interpolate,
+    loss_weight,
     sample_timesteps,
     velocity,
 )
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
 
 DATA, NOISE = normal(3, 2, 4, 4), normal(3, 2, 4, 4, seed=1)
 TIMES = torch.tensor([1.0, 400.0, 1000.0])
@@ -69,7 +66,8 @@ def test_the_two_losses_differ_by_the_square_of_sigma() -> None:
     noisy, output = interpolate(DATA, NOISE, TIMES), normal(3, 2, 4, 4, seed=2)
     as_sample = flow_matching_loss(output, DATA, NOISE, "sample")
     as_velocity = flow_matching_loss(velocity(output, noisy, TIMES, "sample"), DATA, NOISE, "velocity")
-    torch.testing.assert_close(as_sample, as_velocity * (TIMES / 1000) ** 2, rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(as_sample * loss_weight(TIMES, 2.0), as_velocity, rtol=1e-2, atol=1e-4)
+    assert loss_weight(TIMES, 0.0).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_the_loss_is_float32_and_keeps_rows_apart() -> None:

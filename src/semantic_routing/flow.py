@@ -65,11 +65,16 @@ def flow_matching_loss(
 ) -> Float[Tensor, " batch"]:
     """Mean squared error in each row of what the network predicts, in float32.
 
-    The error of a predicted sample is not turned into one of velocity, which is 1 / σ times as large: pictures that are
-    all but known would then outweigh the noisy ones, where the text decides.
+    The error of a predicted sample is not turned into one of velocity, which is 1 / σ times as large; `loss_weight`
+    can do so.
     """
     target = sample.float() if prediction == "sample" else noise.float() - sample.float()
     return F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)
+
+
+def loss_weight(timestep: Float[Tensor, " batch"], power: float) -> Float[Tensor, " batch"]:
+    """σ^−power. With a predicted sample, 0 trains where most is unknown, and 2 is the squared error of the velocity."""
+    return (timestep.float() / NUM_TRAIN_TIMESTEPS) ** -power
 
 
 def guide(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import FlowConfig
 from ..data import Batch
-from ..flow import Prediction, flow_matching_loss, interpolate, sample_timesteps
+from ..flow import Prediction, flow_matching_loss, interpolate, loss_weight, sample_timesteps
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..text import TextEncoder
 
@@ -24,7 +24,7 @@ def batch_loss(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Float[Tensor, " batch"]:
-    """The flow-matching loss of each example.
+    """The weighted flow-matching loss of each example.
 
     Noise, timestep and latent of an example depend on its own seed alone, not on the batch, the number of processes or
     the device.
@@ -34,7 +34,7 @@ def batch_loss(
         batch: images and captions.
         encoder: makes hidden states of captions.
         codec: makes latents of images, or of their posteriors.
-        flow: how timesteps are drawn.
+        flow: how timesteps are drawn and weighted.
         prediction: what the transformer's output means.
         device: where to compute.
         dtype: that the transformer computes in.
@@ -45,4 +45,4 @@ def batch_loss(
     timestep = sample_timesteps(generators, flow.timestep_mean, flow.timestep_std, flow.shift).to(device)
     noise = randn_tensor(latents.shape, generators, device)
     output = transformer(interpolate(latents, noise, timestep), timestep, *text).sample
-    return flow_matching_loss(output, latents, noise, prediction)
+    return flow_matching_loss(output, latents, noise, prediction) * loss_weight(timestep, flow.weight_power)

@@ -44,7 +44,7 @@ Metrics = list[dict[str, float]]
 def launch(launcher: str, config: Path, output: Path, *more: str) -> Metrics:
     """Trains in two processes."""
     command, variables = LAUNCHERS[launcher]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **variables}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     arguments = [*command, str(config), f"training.output={output}", *more]
     result = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

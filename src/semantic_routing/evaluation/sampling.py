@@ -183,4 +183,4 @@ def is_main_process() -> bool:
 def processes() -> PartialState:
     """Which process this is, of how many."""
     # Without a word on the CPU, `accelerate` takes several processes without a GPU for so many strangers.
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available())

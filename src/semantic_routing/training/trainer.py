@@ -57,6 +57,7 @@ class Trainer:
         self.config = config
         options = config.training
         self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # else accelerate does not join processes that torchrun started
             mixed_precision="bf16" if options.precision == "bfloat16" else "no",
             gradient_accumulation_steps=options.gradient_accumulation,
             log_with=options.trackers or None,

@@ -3,7 +3,7 @@
 It knows the captions' words and nothing else. A few minutes on one core:
 
     python examples/caption_decoder.py runs/decoder
-    sroute ablate ablation/decoder --strategies depth-wise,ablation/fusedit
+    sroute ablate ablation/decoder --strategies depth-wise,ablation/fusedit --skills single_object,colors
 """
 
 from pathlib import Path

@@ -36,6 +36,8 @@ MAIN_COLUMNS = {
 """Columns of the first table: a measure's name and part."""
 LAST = 0.2
 """Share of a run whose losses the last table compares."""
+LOSS_UNIT = 1e4
+"""Losses are shown times this."""
 PICTURED = 8
 TEXT_TOKENS = 32
 """Of the prompt whose cost is counted."""
@@ -114,19 +116,19 @@ def _measures(results: Results) -> dict[tuple[str, str], Measure]:
     return {(names.get(measure.name, measure.name), measure.part): measure for measure in first.measures}
 
 
-def _score(outcome: Estimate | None) -> str:
-    """Per cent; the interval does not break over lines."""
+def _score(outcome: Estimate | None, unit: float = 100) -> str:
+    """In per cent, or in other parts of one; the interval does not break over lines."""
     if outcome is None:
         return "–"
-    mean, low, high = (100 * value for value in outcome)
+    mean, low, high = (unit * value for value in outcome)
     return f"{mean:.1f} [{low:.1f},\N{NO-BREAK SPACE}{high:.1f}]"
 
 
-def _change(outcome: Estimate | None) -> str:
-    """Percentage points, and a mark if the interval leaves out 0."""
+def _change(outcome: Estimate | None, unit: float = 100) -> str:
+    """In percentage points, or in other parts of one, and a mark if the interval leaves out 0."""
     if outcome is None:
         return "–"
-    mean, low, high = (100 * value for value in outcome)
+    mean, low, high = (unit * value for value in outcome)
     mark = "\N{NO-BREAK SPACE}*" if outcome.beyond_noise else ""
     return f"{mean:+.1f} [{low:+.1f},\N{NO-BREAK SPACE}{high:+.1f}]{mark}"
 
@@ -215,9 +217,8 @@ def loss_table(by_label: Mapping[str, Sequence[Cell]]) -> AblationTable:
     losses = _last_losses(by_label)
     rows = []
     for label, values in losses.items():
-        mean, low, high = estimate([values]) or (np.nan,) * 3
-        row = [label, f"{mean:.1f} [{low:.1f},\N{NO-BREAK SPACE}{high:.1f}]"]
-        rows.append([*row, "" if label == first else _loss_change(values, losses[first])])
+        change = "" if label == first else _change(estimate([values - losses[first]]), LOSS_UNIT)
+        rows.append([label, _score(estimate([values]), LOSS_UNIT), change])
     caption = (
         f"10⁴ × the training loss over the last {LAST:.0%} of the steps, and how far it is from that of {first} at "
         "the same steps: runs with one seed see the same pictures, captions, noise and timesteps in the same order. "
@@ -230,20 +231,12 @@ def loss_table(by_label: Mapping[str, Sequence[Cell]]) -> AblationTable:
 def _last_losses(by_label: Mapping[str, Sequence[Cell]]) -> dict[str, NDArray[np.float64]]:
     """By strategy, runs x steps: of the last steps, those that every run has logged."""
     runs = {
-        label: [{line["step"]: 1e4 * line["loss"] for line in _metrics(cell)} for cell in own]
+        label: [{line["step"]: line["loss"] for line in _metrics(cell)} for cell in own]
         for label, own in by_label.items()
     }
     shared = set.intersection(*(set(run) for own in runs.values() for run in own))
     last = [step for step in sorted(shared) if step > (1 - LAST) * max(shared)]
     return {label: np.array([[run[step] for step in last] for run in own]) for label, own in runs.items()}
-
-
-def _loss_change(values: NDArray[np.float64], baseline: NDArray[np.float64]) -> str:
-    outcome = estimate([values - baseline])
-    if outcome is None:
-        return "–"
-    mark = "\N{NO-BREAK SPACE}*" if outcome.beyond_noise else ""
-    return f"{outcome.mean:+.1f} [{outcome.low:+.1f},\N{NO-BREAK SPACE}{outcome.high:+.1f}]{mark}"
 
 
 def _metrics(cell: Cell) -> list[dict[str, Any]]:

@@ -6,15 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 NUM_LAYERS = 4
 TEXT_CHANNELS = 32
+TRANSFORMER_SIZES = {
+    "num_text_layers": NUM_LAYERS,
+    "text_channels": TEXT_CHANNELS,
+    "num_blocks": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attention_head_dim": 8,
+    "hidden_size": 24,
+    "in_channels": 3,
+    "patch_size": 2,
+    "sample_size": 8,
+}
 WORDS = ("a", "the", "red", "green", "blue", "circle", "square", "star", "squares", "and", "left", "of", "two", "draw")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<user> {{ message['content'] }} <end>{% endfor %}"
     "{% if add_generation_prompt %} <assistant>{% endif %}"
 )
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Normal numbers, the same for the same seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def make_tokenizer(pad: bool = True) -> Any:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CAPTIONS, NUM_LAYERS, TEXT_CHANNELS
-from torch import Tensor
+from tiny import CAPTIONS, NUM_LAYERS, TEXT_CHANNELS, TRANSFORMER_SIZES, normal
 
 from benchmarks.baseline import PaddedTextEncoder, ReferenceWay
 from semantic_routing.config import FlowConfig
@@ -21,27 +20,12 @@ from semantic_routing.training.step import batch_loss
 
 
 def randomised(**options: Any) -> SemanticRoutingTransformer2DModel:
-    sizes = {
-        "num_text_layers": NUM_LAYERS,
-        "text_channels": TEXT_CHANNELS,
-        "num_blocks": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "attention_head_dim": 8,
-        "hidden_size": 24,
-        "in_channels": 3,
-        "sample_size": 8,
-    }
-    model = SemanticRoutingTransformer2DModel(**sizes, **options)
+    model = SemanticRoutingTransformer2DModel(**TRANSFORMER_SIZES, **options)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_((parameter.ndim == 1) + 0.3 * torch.randn(parameter.shape, generator=generator))
     return model
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tiny import normal
 from torch import Tensor
 
 from semantic_routing.models.attention import CrossAttention, RMSNorm, SelfAttention
@@ -8,10 +9,6 @@ from semantic_routing.models.rotary import rotary_2d
 from semantic_routing.models.tokens import TextTokens
 
 HEAD = 8
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def make(kind: type, heads: int, key_value_heads: int, source: int = 16) -> torch.nn.Module:

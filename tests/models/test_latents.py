@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from tiny import normal
 
 from semantic_routing.models.latents import LatentCodec
 
@@ -10,10 +11,6 @@ from semantic_routing.models.latents import LatentCodec
 @pytest.fixture(scope="module")
 def vae(vae_folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(vae_folder).eval()
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

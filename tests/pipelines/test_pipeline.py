@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from tiny import TEXT_CHANNELS
+from tiny import TRANSFORMER_SIZES
 from torch import Tensor
 
 from semantic_routing.flow import guide, velocity
@@ -25,19 +25,7 @@ def make(language_models: Callable[[str], Path], vae_folder: Path) -> Callable[.
     folder = str(language_models("qwen3-vl"))
 
     def pipeline(vae: bool = False, named: bool = False, **options: Any) -> SemanticRoutingPipeline:
-        sizes = {
-            "strategy": "joint",
-            "num_text_layers": 4,
-            "text_channels": TEXT_CHANNELS,
-            "num_blocks": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "attention_head_dim": 8,
-            "hidden_size": 24,
-            "in_channels": 4 if vae else 3,
-            "patch_size": 2,
-            "sample_size": 8,
-        }
+        sizes = TRANSFORMER_SIZES | {"strategy": "joint", "in_channels": 4 if vae else 3}
         with torch.random.fork_rng():
             torch.manual_seed(0)
             transformer = SemanticRoutingTransformer2DModel(**(sizes | options)).eval()

@@ -3,22 +3,16 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from tiny import TRANSFORMER_SIZES, normal
+from torch import nn
 
 from semantic_routing.config import OptimizerConfig
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.training.optimizer import Together, build_optimizer, takes_muon
 
-SIZES = {"num_text_layers": 3, "text_channels": 16, "num_blocks": 2, "num_attention_heads": 2}
-SIZES |= {"num_key_value_heads": 1, "attention_head_dim": 8, "hidden_size": 16, "in_channels": 3}
-
-
-def normal(*sizes: int) -> Tensor:
-    return torch.randn(*sizes, generator=torch.Generator().manual_seed(0))
-
 
 def test_muon_takes_the_matrices_of_attention_and_mlp_alone() -> None:
-    model = SemanticRoutingTransformer2DModel(strategy="joint", timestep_conditioning="adaln-zero", **SIZES)
+    model = SemanticRoutingTransformer2DModel("joint", timestep_conditioning="adaln-zero", **TRANSFORMER_SIZES)
     config = OptimizerConfig(learning_rate=1e-3, muon_learning_rate=2e-3)
     muon, adamw = build_optimizer(config, model).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}

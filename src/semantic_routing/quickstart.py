@@ -1,13 +1,12 @@
 """The first ten minutes: train a small routed model, sample from it and from the demo model, and look inside."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from .analysis.weights import draw_weights
-from .config import load_config
+from .config import ValidationConfig, load_config
 from .page import Page
 from .pipelines.generate import generate_files
 from .training import train
@@ -33,13 +32,14 @@ def quickstart(out: Path, minutes: float) -> Path:
         "A diffusion transformer was trained on this machine to draw scenes from sentences. Each of its blocks reads "
         "all layers of the language model MiniLM and learns which of them to listen to."
     )
-    prompts = config.validation.prompts
+    validation = config.validation
     steps = read_metrics(run / "metrics.jsonl")[-1]["step"]
-    mine, demo = _sample(prompts, str(trained), out / "trained"), _sample(prompts, None, out / "demo")
+    mine = _sample(validation, str(trained), out / "trained")
+    demo = _sample(validation, None, out / "demo")
     page.heading("Pictures")
     page.gallery(
         ["prompt", f"your model, after {steps} steps", "the demo model, from the same noise"],
-        {prompt: [mine[row], demo[row]] for row, prompt in enumerate(prompts)},
+        {prompt: [mine[row], demo[row]] for row, prompt in enumerate(validation.prompts)},
         width=64,
     )
     page.heading("Which layers each block listens to")
@@ -57,10 +57,17 @@ def quickstart(out: Path, minutes: float) -> Path:
     return page.write(out / "index.html")
 
 
-def _sample(prompts: Sequence[str], pipeline: str | None, folder: Path) -> list[list[Path]]:
+def _sample(options: ValidationConfig, pipeline: str | None, folder: Path) -> list[list[Path]]:
     """The pictures of each prompt."""
     shutil.rmtree(folder, ignore_errors=True)
-    paths = generate_files(prompts, folder, pipeline, images_per_prompt=IMAGES_PER_PROMPT, steps=30)
+    paths = generate_files(
+        options.prompts,
+        folder,
+        pipeline,
+        images_per_prompt=IMAGES_PER_PROMPT,
+        steps=options.num_inference_steps,
+        guidance=options.guidance_scale,
+    )
     return [paths[start : start + IMAGES_PER_PROMPT] for start in range(0, len(paths), IMAGES_PER_PROMPT)]
 
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import TRANSFORMER_SIZES, normal
 from torch import Tensor
 
 from semantic_routing.fusion import STRATEGIES
@@ -13,27 +14,11 @@ LAYERS, TEXT_CHANNELS, CHANNELS = 3, 12, 4
 TIMES = torch.tensor([900.0, 250.0])
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def fresh(**options: Any) -> SemanticRoutingTransformer2DModel:
-    sizes = {
-        "strategy": "joint",
-        "num_text_layers": LAYERS,
-        "text_channels": TEXT_CHANNELS,
-        "num_blocks": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "attention_head_dim": 8,
-        "hidden_size": 24,
-        "in_channels": CHANNELS,
-        "patch_size": 2,
-        "sample_size": 8,
-    }
+    sizes = {"num_text_layers": LAYERS, "text_channels": TEXT_CHANNELS, "in_channels": CHANNELS, "strategy": "joint"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SemanticRoutingTransformer2DModel(**(sizes | options)).eval()
+        return SemanticRoutingTransformer2DModel(**(TRANSFORMER_SIZES | sizes | options)).eval()
 
 
 def randomised(**options: Any) -> SemanticRoutingTransformer2DModel:
@@ -199,7 +184,13 @@ def test_gradient_checkpointing_gives_the_same_gradients(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_saving_and_loading(strategy: str, tmp_path: Path) -> None:
-    model = randomised(strategy=strategy, timestep_conditioning="adaln-single", sandwich_norm=True, prediction="sample")
+    model = randomised(
+        strategy=strategy,
+        timestep_conditioning="adaln-single",
+        sandwich_norm=True,
+        prediction="sample",
+        position_embedding="rope+sincos",
+    )
     model.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     loaded = SemanticRoutingTransformer2DModel.from_pretrained(tmp_path)
@@ -293,6 +284,12 @@ def test_inputs_that_do_not_fit() -> None:
 def test_a_larger_picture_than_the_table_of_positions_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="64"):
         run(randomised(position_embedding="sincos", patch_size=1), normal(2, CHANNELS, 66, 4))
+
+
+def test_places_in_a_picture_of_few_patches_lie_apart() -> None:
+    table = fresh(position_embedding="rope+sincos", sample_size=8, patch_size=2).patch_embed.pos_embed[0]
+    assert len(table) == 16
+    assert torch.pdist(table).min() > 0.1 * table.norm(dim=-1).mean()
 
 
 def test_outputs_come_as_diffusers_gives_them() -> None:

@@ -48,7 +48,7 @@ class AnalysisOptions:
     prompts: tuple[str, ...] | None = None
     num_prompts: int = 44
     steps: int = 50
-    guidance: float = 4.0
+    guidance: float = 2.0
     guidance_scales: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0)
     seed: int = 0
     amplitude: float = 0.1

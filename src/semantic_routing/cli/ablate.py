@@ -20,7 +20,7 @@ def command(
     prompts_per_half: Annotated[int, typer.Option(min=1, max=20, help="Of each skill; 20 is all.")] = 20,
     skills: Annotated[str, typer.Option(help="Of the scenes benchmark, joined by commas; default: all.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Euler steps of sampling.")] = 30,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 4.0,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 2.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images sampled at a time.")] = 64,
     jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one a device.")] = None,
 ) -> None:

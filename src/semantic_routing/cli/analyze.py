@@ -19,7 +19,7 @@ def command(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line; default: scenes.")] = None,
     num_prompts: Annotated[int, typer.Option(min=1, help="How many scenes, where no file is given.")] = 44,
     steps: Annotated[int, typer.Option(min=2, help="Euler steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance scale of samples.")] = 4.0,
+    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance scale of samples.")] = 2.0,
     scales: Annotated[
         list[float] | None,
         typer.Option(help="More guidance scales for trajectories; can be repeated. 1 always is one."),

@@ -53,7 +53,7 @@ def scenes(
     held_out: Annotated[bool, typer.Option("--held-out/--all", help="Only combinations never trained on.")] = False,
     images_per_prompt: ImagesPerPrompt = 4,
     steps: Steps = 30,
-    guidance: Guidance = 4.0,
+    guidance: Guidance = 2.0,
     seed: Seed = 42,
     same_noise: SameNoise = False,
     size: Size = None,

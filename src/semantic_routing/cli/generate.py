@@ -14,7 +14,7 @@ def command(
     images_per_prompt: Annotated[int, typer.Option(min=1)] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Image i of every prompt starts from noise seed + i.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Euler steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 4.0,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 2.0,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance moves away from.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Pixels a side; default: the model's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 8,

@@ -16,7 +16,7 @@ def command(
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line; default: scenes.")] = None,
     num_prompts: Annotated[int, typer.Option(min=1, help="How many scenes, where no file is given.")] = 44,
     steps: Annotated[int, typer.Option(min=2, help="Euler steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance scale.")] = 4.0,
+    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance scale.")] = 2.0,
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
     device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
 ) -> None:

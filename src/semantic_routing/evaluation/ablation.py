@@ -53,7 +53,7 @@ class AblationOptions:
     images_per_prompt: int = 1
     prompts_per_half: int = scenes.PROMPTS_PER_HALF
     steps: int = 30
-    guidance: float = 4.0
+    guidance: float = 2.0
     batch_size: int = 64
     skills: tuple[str, ...] = ()
 

@@ -76,7 +76,8 @@ class DiffusionTransformer2DModel(
             in_channels=config.in_channels,
             embed_dim=config.hidden_size,
             pos_embed_type="sincos" if "sincos" in config.position_embedding else None,
-            pos_embed_max_size=POSITION_TABLE_SIZE,
+            # The reference's table is cropped, so that places of a few patches all but coincide; ours is not.
+            pos_embed_max_size=POSITION_TABLE_SIZE if config.position_embedding == "sincos" else None,
         )
         self.time_embedder = TIMESTEP_CONDITIONINGS[config.timestep_conditioning](config.hidden_size)
 
@@ -170,7 +171,9 @@ class DiffusionTransformer2DModel(
             prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
             text_context = self.text_context(prepared, self.fusion_weights(timestep))
 
-        x = self.patch_embed(hidden_states)
+        # Patches come channels first in memory. Every layer after would have to read across it, and compiled for a CPU
+        # the blocks' gradients were wrong (torch 2.13).
+        x = self.patch_embed(hidden_states).contiguous()
         signal = self.time_embedder(timestep, x.dtype)
         if signal.tokens is not None:
             x = x + signal.tokens

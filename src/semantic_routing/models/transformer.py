@@ -53,7 +53,8 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         timestep_conditioning: "none", "addition", "adaln-zero" or "adaln-single".
         prediction: what the output means, "velocity" (noise minus data) or "sample" (the clean latent).
         position_embedding: "rope" (2D rotary), "sincos" (an additive table of 64 x 64 patches) or "rope+sincos"
-            (both: tokens then know their own place too, which a small model learns from sooner).
+            (rotary, and sines of the place in a picture of `sample_size` added to each token: from knowing it a small
+            model learns sooner).
         rope_base: base of the rotary frequencies.
         sandwich_norm: also normalise the output of every branch.
         norm_eps: of all RMS norms.

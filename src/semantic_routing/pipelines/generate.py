@@ -22,7 +22,7 @@ def generate_files(
     images_per_prompt: int = 4,
     seed: int = 0,
     steps: int = 50,
-    guidance: float = 4.0,
+    guidance: float = 2.0,
     negative_prompt: str | None = None,
     size: int | None = None,
     batch_size: int = 8,

@@ -11,7 +11,9 @@ from semantic_routing.analysis.router import find_pipeline
 NUM_BLOCKS = 3
 NUM_LAYERS = 4  # of the language models in tests/conftest.py
 TEXT_CHANNELS = 32
-QUICK = AnalysisOptions(prompts=("a red circle", "two blue squares"), steps=3, guidance_scales=(2.0,), rounds=1)
+QUICK = AnalysisOptions(
+    prompts=("a red circle", "two blue squares"), steps=3, guidance=4.0, guidance_scales=(2.0,), rounds=1
+)
 
 
 def saved_pipeline(language_models: Callable[[str], Path], strategy: str, trained: bool = True) -> Path:

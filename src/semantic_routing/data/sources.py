@@ -64,7 +64,7 @@ class ScenesSource(SourceConfig):
     """The embedded world: an endless stream of rendered scenes, of the size that training asks for."""
 
     source: Literal["scenes"] = "scenes"
-    skills: list[str] = Field([], description="what captions exercise; default: every skill of the world")
+    skills: list[str] = Field([], description="what captions exercise, named twice: twice as often; default: all")
     spacing: Literal[1, 2, 4] = Field(
         1, description="of the lines on which centres lie, in 1/16 of the side; more is easier to learn"
     )

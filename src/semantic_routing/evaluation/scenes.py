@@ -1,7 +1,7 @@
 """The benchmark of the embedded world: prompts by skill, judged by the detector.
 
 The list is fixed: `VERSION` changes with any change to it. Half of each skill's prompts speak of combinations that
-training never shows (`scenes.held_out`).
+no caption of training speaks of (`scenes.held_out`).
 """
 
 import json
@@ -19,7 +19,7 @@ from .layout import find_samples, make_jobs, sample_name, write_records
 from .report import OVERALL, Measure, Result, Tally, summarise
 from .sampling import Sampler, read_sampling, sample_images
 
-VERSION = 2
+VERSION = 3
 PROMPTS_PER_HALF = 20
 _SEED = 31415
 """Of the streams that prompts are drawn from."""

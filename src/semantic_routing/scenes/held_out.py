@@ -1,6 +1,6 @@
-"""Combinations that never occur in training, neither in a picture nor in a caption, and are kept for evaluation.
+"""Combinations that no caption of training speaks of and, backgrounds aside, none of its pictures shows.
 
-Every colour, shape, part, background, number and relation on its own is plentiful in training.
+They are kept for evaluation. Every colour, shape, part, background, number and relation on its own is plentiful.
 """
 
 from collections import Counter
@@ -46,6 +46,13 @@ HELD_OUT: frozenset[Combination] = frozenset(
 """About a tenth of each kind of combination, and one of the five of "inside".
 
 A relation reads (relation, subject, anchor).
+"""
+
+NEVER_SHOWN = frozenset(combination for combination in HELD_OUT if combination[0] != "background")
+"""What training's pictures leave out as well.
+
+Backgrounds are only never spoken of together with the shape: most captions leave them open, and a model that never
+saw a square on beige has learned that squares do not lie there.
 """
 
 

@@ -6,7 +6,7 @@ from random import Random
 
 from .claims import Claim
 from .grammar import PLANNERS, Plan, complete
-from .held_out import HELD_OUT, shown, stated
+from .held_out import HELD_OUT, NEVER_SHOWN, shown, stated
 from .layout import place
 from .world import Scene
 
@@ -37,7 +37,7 @@ def _lay_out(rng: Random, plan: Plan, split: str, spacing: int) -> Scene | None:
         if things is None:
             continue
         scene = Scene(plan.background, things)
-        if split == "held-out" or HELD_OUT.isdisjoint(shown(scene)):
+        if split == "held-out" or NEVER_SHOWN.isdisjoint(shown(scene)):
             return scene
     return None
 
@@ -50,8 +50,9 @@ def sample_scene(
     Args:
         seed: which stream.
         index: which sample of the stream; any order, any subset.
-        split: "train" never contains a held-out combination, a "held-out" caption always speaks of one.
-        skills: of `SKILLS`; one is drawn by their shares of the training mixture.
+        split: a "train" caption never speaks of a held-out combination (nor does its picture show one of
+            `NEVER_SHOWN`), a "held-out" one always does.
+        skills: of `SKILLS`; one is drawn by their shares of the training mixture, one named twice twice as often.
         spacing: centres lie on every so many lines of the world's grid of 16 a side, as far as there is room on
             these; fewer lines are easier to learn.
     """

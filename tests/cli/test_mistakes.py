@@ -109,7 +109,7 @@ def test_training(sroute: Run, config: Path, tmp_path: Path, overrides: list[str
 
 
 def test_a_preset_that_is_not_there(sroute: Run) -> None:
-    assert_one_sentence(sroute("train", "scenes/jiont"), "presets: scenes/demo, ")
+    assert_one_sentence(sroute("train", "scenes/jiont"), "presets: scenes/demo")
     assert_one_sentence(sroute("train", "[/nothing]"), "no config file '[/nothing]'")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semantic_routing.evaluation import scenes
+from semantic_routing.evaluation import layout, scenes
 from semantic_routing.evaluation.compare import compare
 from semantic_routing.evaluation.files import read_lines
 from semantic_routing.evaluation.layout import make_jobs
@@ -73,6 +73,15 @@ def test_two_processes_make_the_images_of_one(tiny_pipeline, tmp_path):
     both = pictures(tmp_path / "two" / "images")
     assert whole.keys() == both.keys()
     assert all(np.array_equal(whole[name], both[name]) for name in whole)
+
+
+def test_one_of_several_processes_writes_the_prompts_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "is_main_process", lambda: False)
+    layout.write_records(tmp_path, {0: {"prompt": "a circle"}})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(layout, "is_main_process", lambda: True)
+    layout.write_records(tmp_path, {0: {"prompt": "a circle"}})
+    assert (tmp_path / "00000" / "metadata.jsonl").is_file()
 
 
 def test_batch_size_only_rounds(tiny_pipeline, tmp_path):

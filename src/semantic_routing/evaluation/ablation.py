@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ..config import Config, load_config
+from ..fusion import STRATEGIES
 from ..models import TRANSFORMERS
 from ..training import train
 from ..training.build import resolve_sizes
@@ -88,13 +89,8 @@ class Cell:
     @property
     def depends_on_time(self) -> bool:
         """Whether the strategy has a gate that sees the time."""
-        return _depends_on_time(self.config.model.strategy)
-
-
-def _depends_on_time(strategy: str) -> bool:
-    from ..fusion import STRATEGIES
-
-    return strategy in STRATEGIES and STRATEGIES[strategy].depends_on_time
+        strategy = STRATEGIES.get(self.config.model.strategy)
+        return strategy is not None and strategy.depends_on_time
 
 
 def make_cells(

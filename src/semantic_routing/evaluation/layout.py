@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .files import write_text
-from .sampling import Job
+from .sampling import Job, is_main_process
 
 _DIGITS = re.compile(r"[0-9]+")
 _FLAT = re.compile(r"([0-9]+)(?:_sample_([0-9]+))?\.(?:png|jpg|jpeg|webp)")
@@ -35,7 +35,9 @@ def make_jobs(images: Path, prompts: Mapping[int, str], images_per_prompt: int) 
 
 
 def write_records(images: Path, records: Mapping[int, dict[str, Any]]) -> None:
-    """Writes each prompt's record, one JSON object, as scorers expect it."""
+    """Writes each prompt's record, one JSON object, as scorers expect it; of several processes one does."""
+    if not is_main_process():
+        return
     for index, record in records.items():
         write_text(images / f"{index:05d}" / "metadata.jsonl", json.dumps(record) + "\n")
 

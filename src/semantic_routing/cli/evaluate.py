@@ -50,7 +50,7 @@ def scenes(
     out: Out = Path("evaluation/scenes"),
     images: Images = None,
     skills: Annotated[str | None, typer.Option(help="Only these, joined by commas; default: all fifteen.")] = None,
-    held_out: Annotated[bool, typer.Option("--held-out/--all", help="Only combinations never trained on.")] = False,
+    held_out: Annotated[bool, typer.Option("--held-out/--all", help="Only what training never names.")] = False,
     images_per_prompt: ImagesPerPrompt = 4,
     steps: Steps = 30,
     guidance: Guidance = 2.0,
@@ -62,7 +62,7 @@ def scenes(
     device: Device = None,
     partial: Partial = False,
 ) -> None:
-    """Coloured shapes: 600 prompts of fifteen skills, half of them combinations never trained on."""
+    """Coloured shapes: 600 prompts of fifteen skills, half of them combinations that training never names."""
     from ..evaluation import scenes as benchmark
     from ..evaluation.sampling import Sampler, is_main_process
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_pipelines import NUM_BLOCKS, QUICK, saved_pipeline, subject_of
 
+from semantic_routing.analysis.arrays import NamedArray
 from semantic_routing.analysis.base import AnalysisOptions
 from semantic_routing.analysis.overhead import BASELINE, Overhead, relative_costs
 from semantic_routing.analysis.prompt import Prompt, attention_weights, record_attention
@@ -114,6 +115,21 @@ def test_overhead_compares_all_strategies_on_one_backbone(language_models):
     assert parameters["joint"] - parameters["uniform"] == NUM_BLOCKS * (parameters["time-wise"] - parameters["uniform"])
     flops = {name: arrays["flops"].at(strategy=name) for name in STRATEGIES}
     assert flops["penultimate"] < flops["depth-wise"] < flops["joint"]
+
+
+def test_overhead_says_how_much_latencies_of_the_rounds_differ(language_models):
+    subject = subject_of(language_models, "static")
+    by_strategy = {"strategy": [BASELINE, "static"]}
+    seconds = np.array([[1.0, 1.1], [2.0, 1.9], [4.0, 4.8]])
+    arrays = {
+        "parameters": NamedArray(np.ones(2), by_strategy),
+        "flops": NamedArray(np.ones(2), by_strategy),
+        "latency": NamedArray(seconds, {"round": range(3), **by_strategy}),
+    }
+    rows = Overhead().tables(arrays, subject)[0].rows
+    assert rows[0][-1] == "+0.00 % [+0.0, +0.0]"
+    assert rows[1][-1] == "+10.00 % [−5.0, +20.0]"
+    assert Overhead().draw(arrays, subject)
 
 
 def test_recorded_attention_is_what_the_block_uses(language_models):

@@ -1,6 +1,5 @@
 """What each fusion strategy costs on the same backbone (paper, table 4)."""
 
-import statistics
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from .figures import OKABE_ITO, Drawing, panels, signed
 from .sampling import identity
 
 BASELINE = "penultimate"
+THIN = {"elinewidth": 0.5, "capsize": 1.0, "capthick": 0.5}
 QUANTITIES = {"parameters": "parameters", "flops": "FLOPs of sampling", "latency": "latency"}
 
 
@@ -47,7 +47,7 @@ class Overhead(Analysis):
 
     def tables(self, arrays: Arrays, subject: Subject) -> list[Table]:
         """One row a strategy."""
-        relative = relative_costs(arrays)
+        relative, ratios = relative_costs(arrays), latency_ratios(arrays)
         rows = []
         for strategy in arrays["parameters"].axes["strategy"]:
             parameters, flops = (float(arrays[name].at(strategy=strategy)) for name in ("parameters", "flops"))
@@ -56,30 +56,34 @@ class Overhead(Analysis):
                 f"{signed(100 * (float(relative.at(strategy=strategy, quantity=name)) - 1), 2)} %"
                 for name in QUANTITIES
             ]
+            of_rounds = 100 * (ratios.at(strategy=strategy) - 1)
+            changes[-1] += f" [{signed(of_rounds.min(), 1)}, {signed(of_rounds.max(), 1)}]"
             numbers = [f"{parameters / 1e6:.3f} M", f"{flops / 1e9:.3f} G", f"{1000 * latency:.1f} ms"]
             rows.append([str(strategy), *(cell for pair in zip(numbers, changes, strict=True) for cell in pair)])
         options = subject.options
         caption = (
             f"One image at guidance {options.guidance:g} in {options.steps} steps on {subject.pipeline.device.type}, "
             f"language model included. Latency: medians of {options.rounds} rounds in which the strategies took turns; "
-            f"changes against {BASELINE} are medians of each round's own."
+            f"changes against {BASELINE} are medians of each round's own, with the least and the most in brackets."
         )
         header = ["strategy", "parameters", "change", "FLOPs", "change", "latency", "change"]
         return [Table(caption, header, rows)]
 
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
         """Costs relative to the baseline."""
-        relative = relative_costs(arrays)
+        relative, ratios = relative_costs(arrays), latency_ratios(arrays)
         strategies = relative.axes["strategy"]
         figure, axes = panels(1, 1, 5.2, 2.6)
         width = 0.8 / len(QUANTITIES)
         for number, (name, label) in enumerate(QUANTITIES.items()):
             places = np.arange(len(strategies)) + (number - 1) * width
             change = 100 * (relative.at(quantity=name) - 1)
-            axes[0].bar(places, change, width, color=OKABE_ITO[number], label=label)
-            for place, value in zip(places, change, strict=True):
-                side = "bottom" if value >= 0 else "top"
-                axes[0].text(place, value, signed(value, 1), ha="center", va=side, fontsize=5)
+            ends = 100 * (ratios.values - 1) if name == "latency" else change[None]
+            whiskers = [change - ends.min(0), ends.max(0) - change]
+            axes[0].bar(places, change, width, color=OKABE_ITO[number], label=label, yerr=whiskers, error_kw=THIN)
+            for place, value, low, high in zip(places, change, ends.min(0), ends.max(0), strict=True):
+                height, side = (high, "bottom") if value >= 0 else (low, "top")
+                axes[0].text(place, height, signed(value, 1), ha="center", va=side, fontsize=5)
         axes[0].axhline(0, color="black", linewidth=0.6)
         axes[0].margins(y=0.12)
         axes[0].set_xticks(range(len(strategies)), [str(strategy) for strategy in strategies])
@@ -87,7 +91,8 @@ class Overhead(Analysis):
         axes[0].legend()
         caption = (
             f"Cost of the fusion strategies on this model's backbone, relative to {BASELINE}: parameters, "
-            f"floating-point operations and measured latency of sampling one image in {subject.options.steps} steps."
+            f"floating-point operations and measured latency of sampling one image in {subject.options.steps} steps "
+            f"(median, least and most of {subject.options.rounds} rounds)."
         )
         return [Drawing("overhead", figure, caption)]
 
@@ -153,11 +158,17 @@ def measure(subject: Subject, pipelines: list[Any], prompt: str) -> Any:
     return np.array(rounds[1:])
 
 
+def latency_ratios(arrays: Arrays) -> NamedArray:
+    """Latency over that of the baseline in the same round."""
+    latency = arrays["latency"]
+    base = latency.axes["strategy"].index(BASELINE)
+    return NamedArray(latency.values / latency.values[:, [base]], latency.axes)
+
+
 def relative_costs(arrays: Arrays) -> NamedArray:
     """Cost over that of the baseline; latency by the median of each round's ratio."""
     strategies = arrays["parameters"].axes["strategy"]
     base = strategies.index(BASELINE)
-    latency = arrays["latency"].values
-    ratios = [statistics.median(column) for column in (latency / latency[:, [base]]).T]
-    rows = [*(arrays[name].values / arrays[name].values[base] for name in ("parameters", "flops")), np.array(ratios)]
+    rows = [arrays[name].values / arrays[name].values[base] for name in ("parameters", "flops")]
+    rows.append(np.median(latency_ratios(arrays).values, axis=0))
     return NamedArray(np.stack(rows, axis=1), {"strategy": strategies, "quantity": list(QUANTITIES)})

@@ -1,7 +1,9 @@
 """Does a language model say which of two objects is left, in which layer, and does a diffusion model hear it?
 
-python examples/word_order.py said          # a linear probe on every layer of a language model
-python examples/word_order.py heard demo    # a pipeline's error when the caption exchanges the two objects
+Each of the two commands takes a minute or so on one CPU core:
+
+    python examples/word_order.py said          # a linear probe on every layer of a language model
+    python examples/word_order.py heard demo    # a pipeline's error when the caption exchanges the two objects
 """
 
 import re
@@ -57,6 +59,8 @@ def probe(features: Tensor, labels: Tensor, steps: int = 300) -> float:
     """Accuracy on the last quarter of a linear classifier that was fitted to the others."""
     fitted = len(features) * 3 // 4
     classifier = nn.Linear(features.shape[1], int(labels.max()) + 1)
+    nn.init.zeros_(classifier.weight)  # the same numbers in every run
+    nn.init.zeros_(classifier.bias)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-2, weight_decay=1e-2)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -87,8 +91,8 @@ def sample_error(transformer: DiffusionTransformer2DModel, clean: Tensor, text: 
 
 @app.command()
 @torch.no_grad()
-def heard(pipeline: Annotated[str, typer.Argument()] = "demo", count: int = 128) -> None:
-    """How much the error of PIPELINE's predicted sample grows when captions of COUNT pictures exchange two objects."""
+def heard(pipeline: Annotated[str | None, typer.Argument()] = None, count: int = 128) -> None:
+    """How much the error of PIPELINE (default: the demo model) grows when captions of COUNT pictures are exchanged."""
     opened = load_pipeline(pipeline, device="cpu")
     for skill in ("position", "spatial_relation"):
         stream = (sample_scene(99, index, skills=[skill], spacing=4) for index in numbers())
@@ -96,9 +100,9 @@ def heard(pipeline: Annotated[str, typer.Argument()] = "demo", count: int = 128)
             sample for sample in stream if len(sample.scene.objects) == 2 and relation_of(sample).subject.size is None
         )
         samples = list(islice(pairs, count))
-        size = opened.transformer.config.sample_size
-        images = np.stack([render(sample.scene, size) for sample in samples])
-        clean = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        size = opened.transformer.config.sample_size * opened.codec.downsampling
+        images = torch.from_numpy(np.stack([render(sample.scene, size) for sample in samples])).permute(0, 3, 1, 2)
+        clean = opened.codec.encode(images / 127.5 - 1, [torch.Generator().manual_seed(i) for i in range(count)])
         captions = [sample.caption for sample in samples], [exchanged(sample) for sample in samples]
         texts = [opened.prompt_encoder(these).to("cpu", torch.float32) for these in captions]
         for time in TIMESTEPS:

@@ -129,7 +129,10 @@ def test_overhead_says_how_much_latencies_of_the_rounds_differ(language_models):
     rows = Overhead().tables(arrays, subject)[0].rows
     assert rows[0][-1] == "+0.00 % [+0.0, +0.0]"
     assert rows[1][-1] == "+10.00 % [−5.0, +20.0]"
-    assert Overhead().draw(arrays, subject)
+    axes = Overhead().draw(arrays, subject)[0].figure.axes[0]
+    assert [text.get_text() for text in axes.texts][-2:] == ["+0.0", "+10.0"]
+    low, high = axes.containers[-1].errorbar.lines[2][0].get_segments()[1][:, 1]
+    assert (low, high) == pytest.approx((-5, 20))
 
 
 def test_recorded_attention_is_what_the_block_uses(language_models):

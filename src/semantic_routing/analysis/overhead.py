@@ -78,12 +78,14 @@ class Overhead(Analysis):
         for number, (name, label) in enumerate(QUANTITIES.items()):
             places = np.arange(len(strategies)) + (number - 1) * width
             change = 100 * (relative.at(quantity=name) - 1)
-            ends = 100 * (ratios.values - 1) if name == "latency" else change[None]
-            whiskers = [change - ends.min(0), ends.max(0) - change]
-            axes[0].bar(places, change, width, color=OKABE_ITO[number], label=label, yerr=whiskers, error_kw=THIN)
-            for place, value, low, high in zip(places, change, ends.min(0), ends.max(0), strict=True):
-                height, side = (high, "bottom") if value >= 0 else (low, "top")
-                axes[0].text(place, height, signed(value, 1), ha="center", va=side, fontsize=5)
+            whiskers = None
+            if name == "latency":
+                of_rounds = 100 * (ratios.values - 1)
+                whiskers = [change - of_rounds.min(0), of_rounds.max(0) - change]
+            bars = axes[0].bar(
+                places, change, width, color=OKABE_ITO[number], label=label, yerr=whiskers, error_kw=THIN
+            )
+            axes[0].bar_label(bars, [signed(value, 1) for value in change], fontsize=5, padding=1)
         axes[0].axhline(0, color="black", linewidth=0.6)
         axes[0].margins(y=0.12)
         axes[0].set_xticks(range(len(strategies)), [str(strategy) for strategy in strategies])

@@ -48,29 +48,31 @@ def key_values(config: dict[str, Any], weights: dict[str, Tensor], inputs: dict[
 
 
 @torch.no_grad()
-def check(tmp_path: Path, config: dict[str, Any], variant: str) -> None:
+def largest_error(tmp_path: Path, config: dict[str, Any], variant: str) -> float:
+    """Of the output and, where there is a router, of the text that it fuses."""
     weights, inputs = make_weights(config), make_inputs(config)
     model = converted(tmp_path, config, weights, variant)
     text = key_values(config, weights, inputs) if variant == "fusedit" else inputs["text"].transpose(0, 1)
     seen = model(inputs["latents"], inputs["timesteps"], text, inputs["mask"]).sample
     reference = Reference(config, weights)
-    assert relative_error(seen, reference.forward(**inputs)) < TOLERANCE
+    errors = [relative_error(seen, reference.forward(**inputs))]
     if variant != "fusedit":
         fused = model.router(model.router.prepare(text), inputs["timesteps"])
-        assert relative_error(fused, reference.fused_text(inputs["text"], inputs["timesteps"])) < TOLERANCE
+        errors.append(relative_error(fused, reference.fused_text(inputs["text"], inputs["timesteps"])))
+    return max(errors)
 
 
 @pytest.mark.parametrize("variant", FLAGS)
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_every_variant_and_conditioning(tmp_path: Path, variant: str, conditioning: str | None) -> None:
-    check(tmp_path, make_config(variant, conditioning), variant)
+    assert largest_error(tmp_path, make_config(variant, conditioning), variant) < TOLERANCE
 
 
 @pytest.mark.parametrize("variant", ["depth-wise", "fusedit"])
 @pytest.mark.parametrize("conditioning", [None, "adaln-zero"])
 @pytest.mark.parametrize("changes", [{"sandwich_norm": True}, {"pos_embed": "ape"}], ids=["sandwich", "ape"])
 def test_outside_the_presets(tmp_path: Path, variant: str, conditioning: str | None, changes: dict[str, Any]) -> None:
-    check(tmp_path, make_config(variant, conditioning, **changes), variant)
+    assert largest_error(tmp_path, make_config(variant, conditioning, **changes), variant) < TOLERANCE
 
 
 def test_uniform_written_with_one_layer_reads_all(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The reference's way: the network and weights of our model, with the text work that it can be spared.
 
-Every forward pass normalises all layers in float32, fuses them block by block, and makes context, keys and values anew,
+Every forward pass normalizes all layers in float32, fuses them block by block, and makes context, keys and values anew,
 on all padded positions; attention gets a dense float mask and a key/value head for each query head. The image side is
-our own modules. Where the reference could be read as slower still, this is the faster reading: the stack is normalised
+our own modules. Where the reference could be read as slower still, this is the faster reading: the stack is normalized
 once a step and not once a block, into one float32 copy, and a block's fusion is one product without a weighted copy.
 """
 
@@ -69,12 +69,12 @@ class ReferenceWay:
         """The context of each block; without depth dependence it is made once."""
         model = self.transformer
         with torch.autocast(hidden_states.device.type, enabled=False):
-            normalised = torch.empty_like(hidden_states, dtype=torch.float32)
+            normalized = torch.empty_like(hidden_states, dtype=torch.float32)
             for layer in range(hidden_states.shape[1]):  # one at a time: two float32 stacks would not be fair
                 states = hidden_states[:, layer].float()
-                normalised[:, layer] = F.layer_norm(states, states.shape[-1:], eps=NORM_EPS)
+                normalized[:, layer] = F.layer_norm(states, states.shape[-1:], eps=NORM_EPS)
             fused = [
-                torch.einsum("bl,blsc->bsc", weights, normalised).to(hidden_states.dtype)
+                torch.einsum("bl,blsc->bsc", weights, normalized).to(hidden_states.dtype)
                 for weights in model.router.weights(timestep)
             ]
         contexts = [model.context_embedder(block) for block in fused]

@@ -1,7 +1,7 @@
 """Fusing the text of all blocks at once, against memory alone: wanted is at most 1.3 × the time.
 
 One side is the router's `prepare` and `forward`: from the hidden states of all layers, as the language model gives
-them, to the context of every block, normalisation included. The other reads as many bytes as the stack has once, and
+them, to the context of every block, normalization included. The other reads as many bytes as the stack has once, and
 writes as many as the result has once: no fusion can do with less. By counts the ratio is at least 1 or, where the
 matrix product by itself would take longer at the machine's measured peak, that time over the other side's.
 """
@@ -56,7 +56,7 @@ def measure(
     )
     notes = [
         f"{stack.nbytes / 2**20:.0f} MiB read, {result.nbytes / 2**20:.0f} MiB written; the product alone would take "
-        f"{1000 * product:.1f} ms at the measured matrix peak, normalisation not counted."
+        f"{1000 * product:.1f} ms at the measured matrix peak, normalization not counted."
     ]
     sizes = f"{blocks} blocks, {layers} layers, {tokens} tokens, {channels} channels, bfloat16"
     return Report(sizes, [row], seconds, flops=flops, notes=notes)

@@ -15,7 +15,7 @@ import typer
 from PIL import Image
 from tqdm import trange
 
-from semantic_routing.scenes import BACKGROUNDS, COLOURS, SHAPES, Count, Kind, Related, render, sample_scene
+from semantic_routing.scenes import BACKGROUNDS, COLORS, SHAPES, Count, Kind, Related, render, sample_scene
 from semantic_routing.scenes.grammar import PLANNERS, Plan
 from semantic_routing.scenes.words import thing
 
@@ -25,8 +25,8 @@ SKILL = "left_or_right"
 def left_or_right(rng: Random, stratum: float) -> Plan:
     """A red circle left of a blue star."""
     relation = "left" if stratum < 0.5 else "right"
-    shapes, colours = rng.sample(SHAPES, 2), rng.sample(tuple(COLOURS), 2)
-    a, b = (Kind(*drawn) for drawn in zip(shapes, colours, strict=True))
+    shapes, colors = rng.sample(SHAPES, 2), rng.sample(tuple(COLORS), 2)
+    a, b = (Kind(*drawn) for drawn in zip(shapes, colors, strict=True))
     large = (replace(a, size="large"), replace(b, size="large"))
     caption = f"{thing(rng, a)} {relation} of {thing(rng, b)}"
     claims = (Count(a, 1), Count(b, 1), Related(relation, a, b))

@@ -18,7 +18,7 @@ import typer
 from torch import Tensor, nn
 
 from semantic_routing.flow import interpolate, velocity
-from semantic_routing.fusion.combine import normalise
+from semantic_routing.fusion.combine import normalize
 from semantic_routing.models import DiffusionTransformer2DModel
 from semantic_routing.pipelines.loading import load_pipeline
 from semantic_routing.scenes import Related, SceneSample, render, sample_scene
@@ -38,17 +38,17 @@ def relation_of(sample: SceneSample) -> Related:
 def exchanged(sample: SceneSample) -> str:
     """The caption with its first two objects in each other's place, which the picture contradicts."""
     a, b = relation_of(sample).subject, relation_of(sample).anchor
-    other = {a.shape: b.shape, b.shape: a.shape, a.colour: b.colour, b.colour: a.colour}
+    other = {a.shape: b.shape, b.shape: a.shape, a.color: b.color, b.color: a.color}
     caption = re.sub(r"\w+", lambda word: other.get(word[0]) or word[0], sample.caption)
     return re.sub(r"\ban? (?=(\w))", lambda article: "an " if article[1] in "aeiou" else "a ", caption)
 
 
 def shape_words(encoder: TextEncoder, samples: list[SceneSample]) -> tuple[Tensor, Tensor]:
-    """Normalised features at the two words for shapes, `words layers channels`, and on which side each shape is."""
+    """Normalized features at the two words for shapes, `words layers channels`, and on which side each shape is."""
     features, sides = [], []
     for sample in samples:
         relation, tokens = relation_of(sample), encoder.tokenizer(sample.caption)
-        layers = normalise(encoder([sample.caption]).hidden_states.float())[0]
+        layers = normalize(encoder([sample.caption]).hidden_states.float())[0]
         for kind, side in ((relation.subject, relation.relation), (relation.anchor, OPPOSITE[relation.relation])):
             features.append(layers[:, tokens.char_to_token(sample.caption.index(str(kind.shape)))])
             sides.append(list(OPPOSITE).index(side))

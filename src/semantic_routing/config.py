@@ -207,7 +207,7 @@ class Config(Section):
         for key in ("random_crop", "horizontal_flip"):
             if getattr(self.data, key):
                 raise ValueError(
-                    f"data.{key} cannot be combined with latents computed ahead, which hold one centre crop an image"
+                    f"data.{key} cannot be combined with latents computed ahead, which hold one center crop an image"
                 )
         return self.vae
 

@@ -9,7 +9,7 @@ from semantic_routing.analysis.arrays import NamedArray
 from semantic_routing.analysis.base import FINE_TIMES
 from semantic_routing.analysis.prune import choose_layers, context_change, prune, prune_pipeline, rank_layers, restrict
 from semantic_routing.analysis.sampling import starting_noise
-from semantic_routing.fusion.combine import normalise
+from semantic_routing.fusion.combine import normalize
 from semantic_routing.pipelines.loading import load_pipeline
 
 WEIGHTS = NamedArray(
@@ -47,7 +47,7 @@ def test_layers_without_weight_are_not_kept():
 
 @pytest.mark.parametrize("strategy", ["uniform", "static", "time-wise", "depth-wise", "joint"])
 @pytest.mark.parametrize("kept", [[1], [0, 2], [0, 1, 2, 3]])
-def test_the_weights_of_what_is_kept_are_renormalised(language_models, strategy, kept):
+def test_the_weights_of_what_is_kept_are_renormalized(language_models, strategy, kept):
     router = subject_of(language_models, strategy).router
     timestep = torch.tensor([1000.0, 400.0, 0.0])
     whole = router.weights(timestep)[..., kept]
@@ -69,7 +69,7 @@ def test_keeping_all_layers_changes_nothing(language_models, strategy):
     assert context_change(pipeline, everything, ["a star"]).largest < 1e-5
 
 
-def test_the_pruned_context_is_the_renormalised_one_and_its_change_is_measured(language_models):
+def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(language_models):
     pipeline = load_pipeline(str(saved_pipeline(language_models, "depth-wise")))
     kept, prompts = [0, 2], ["a red circle", "a star"]
     small = prune_pipeline(pipeline, kept, shorten=True)
@@ -81,7 +81,7 @@ def test_the_pruned_context_is_the_renormalised_one_and_its_change_is_measured(l
     pruned = small.transformer.router(text, timestep)
     weights = pipeline.transformer.router.weights(timestep)[:, 0, kept]
     weights = weights / weights.sum(-1, keepdim=True)
-    wanted = torch.einsum("dl,blnc->dbnc", weights, normalise(text.features))
+    wanted = torch.einsum("dl,blnc->dbnc", weights, normalize(text.features))
     torch.testing.assert_close(pruned, wanted)
     change = ((pruned - whole).norm(dim=-1) / whole.norm(dim=-1))[:, whole_text.mask]
     assert context_change(pipeline, kept, prompts).largest == pytest.approx(change.max().item(), rel=1e-4)

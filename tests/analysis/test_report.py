@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 from semantic_routing.analysis.arrays import NamedArray, write_arrays
 from semantic_routing.analysis.registry import ANALYSES, choose
-from semantic_routing.analysis.report import analyse
+from semantic_routing.analysis.report import analyze
 from semantic_routing.cli import app
 from semantic_routing.fusion.timestep_map import TimestepMap
 from semantic_routing.pipelines.loading import load_pipeline
 
 
 def test_the_report_of_a_joint_model_has_everything_and_needs_no_network(language_models, tmp_path):
-    page = analyse(str(saved_pipeline(language_models, "joint")), tmp_path / "out", (), QUICK)
+    page = analyze(str(saved_pipeline(language_models, "joint")), tmp_path / "out", (), QUICK)
     text = page.read_text()
     for name, analysis in ANALYSES.items():
         assert analysis.title in text.replace("&#x27;", "'")
@@ -58,11 +58,11 @@ def test_a_model_without_a_router_still_has_a_trajectory():
 def test_a_map_is_saved_on_request_and_then_used(language_models, tmp_path):
     folder = tmp_path / "pipeline"
     load_pipeline(str(saved_pipeline(language_models, "time-wise"))).save_pretrained(folder)
-    analyse(str(folder), tmp_path / "out", ["trajectory"], QUICK, save_map="paired")
+    analyze(str(folder), tmp_path / "out", ["trajectory"], QUICK, save_map="paired")
     points = load_pipeline(str(folder)).config.timestep_map
     assert len(TimestepMap(points).points) == 21
     with pytest.raises(ValueError, match="strategy here is static"):
-        analyse(str(saved_pipeline(language_models, "static")), tmp_path / "no", ["trajectory"], QUICK, "paired")
+        analyze(str(saved_pipeline(language_models, "static")), tmp_path / "no", ["trajectory"], QUICK, "paired")
 
 
 def test_the_command_line_says_what_is_wrong(language_models, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import wasserstein_distance
 
-from semantic_routing.analysis.statistics import centre, dispersion, layer_positions, similarity_matrix, wasserstein
+from semantic_routing.analysis.statistics import center, dispersion, layer_positions, similarity_matrix, wasserstein
 
 LAYERS = 12
 RNG = np.random.default_rng(0)
@@ -44,17 +44,17 @@ def test_all_weight_from_first_to_last_layer_is_distance_1():
     assert wasserstein(FAMILY[7], FAMILY[9], POSITIONS) == pytest.approx(1)
 
 
-def test_centre_and_dispersion_are_mean_and_variance():
+def test_center_and_dispersion_are_mean_and_variance():
     means = [np.average(POSITIONS, weights=p) for p in FAMILY]
-    np.testing.assert_allclose(centre(FAMILY, POSITIONS), means, atol=1e-12)
+    np.testing.assert_allclose(center(FAMILY, POSITIONS), means, atol=1e-12)
     variances = [np.average((POSITIONS - mean) ** 2, weights=p) for p, mean in zip(FAMILY, means, strict=True)]
     np.testing.assert_allclose(dispersion(FAMILY, POSITIONS), variances, atol=1e-12)
 
 
 @pytest.mark.parametrize("count", [2, 6, 36])
-def test_uniform_weights_have_centre_half_and_the_closed_form_dispersion(count):
+def test_uniform_weights_have_center_half_and_the_closed_form_dispersion(count):
     uniform, positions = np.full(count, 1 / count), layer_positions(range(count))
-    assert centre(uniform, positions) == pytest.approx(0.5)
+    assert center(uniform, positions) == pytest.approx(0.5)
     assert dispersion(uniform, positions) == pytest.approx((count + 1) / (12 * (count - 1)))
 
 

@@ -77,7 +77,7 @@ def test_an_untrained_model_reads_all_layers_alike_everywhere(language_models, s
         if not analysis.applies_to(strategy):
             continue
         for name, array in analysis.compute(subject).items():
-            wanted = {"centre": 0.5, "dispersion": (NUM_LAYERS + 1) / (12 * (NUM_LAYERS - 1)), "drift": 0.0}
+            wanted = {"center": 0.5, "dispersion": (NUM_LAYERS + 1) / (12 * (NUM_LAYERS - 1)), "drift": 0.0}
             value = wanted.get(name.split("_")[0], 1.0)
             np.testing.assert_allclose(array.values, value, atol=1e-6, err_msg=name)
 

@@ -17,7 +17,7 @@ QUICK = AnalysisOptions(
 
 
 def saved_pipeline(language_models: Callable[[str], Path], strategy: str, trained: bool = True) -> Path:
-    """A pipeline's folder; where not trained, with the weights of initialisation. Made once a session."""
+    """A pipeline's folder; where not trained, with the weights of initialization. Made once a session."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from semantic_routing import SemanticRoutingPipeline, SemanticRoutingTransformer2DModel

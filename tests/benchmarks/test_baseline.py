@@ -19,7 +19,7 @@ from semantic_routing.text import TextEncoder, load_language_model, load_tokeniz
 from semantic_routing.training.step import batch_loss
 
 
-def randomised(**options: Any) -> SemanticRoutingTransformer2DModel:
+def randomized(**options: Any) -> SemanticRoutingTransformer2DModel:
     model = SemanticRoutingTransformer2DModel(**TRANSFORMER_SIZES, **options)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def randomised(**options: Any) -> SemanticRoutingTransformer2DModel:
 )
 @torch.no_grad()
 def test_the_reference_s_way_gives_the_library_s_prediction(options: dict[str, Any]) -> None:
-    model = randomised(**options)
+    model = randomized(**options)
     mask = torch.arange(16) < torch.tensor([[4], [9]])
     scales = torch.logspace(-1, 2, NUM_LAYERS)[:, None, None]
     inputs = normal(2, 3, 8, 6), torch.tensor([900.0, 250.0]), scales * normal(2, NUM_LAYERS, 16, TEXT_CHANNELS), mask
@@ -49,7 +49,7 @@ def test_the_reference_s_way_gives_the_library_s_prediction(options: dict[str, A
 def test_a_training_step_in_the_reference_s_way_gives_the_library_s_gradients(
     language_models: Callable[[str], Path], checkpointing: bool
 ) -> None:
-    model = randomised(strategy="joint")
+    model = randomized(strategy="joint")
     if checkpointing:
         model.enable_gradient_checkpointing()
     folder = str(language_models("qwen3"))

@@ -52,20 +52,20 @@ def test_keys_and_folder_can_be_named(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_image_becomes_rgb_the_right_way_up(tmp_path: Path) -> None:
-    colours = Image.new("RGB", (2, 1), "red")
-    colours.putpixel((1, 0), (0, 0, 255))
-    colours.convert("P").save(tmp_path / "palette.png")
-    colours.convert("RGBA").save(tmp_path / "alpha.png")
-    colours.convert("L").save(tmp_path / "grey.png")
+    colors = Image.new("RGB", (2, 1), "red")
+    colors.putpixel((1, 0), (0, 0, 255))
+    colors.convert("P").save(tmp_path / "palette.png")
+    colors.convert("RGBA").save(tmp_path / "alpha.png")
+    colors.convert("L").save(tmp_path / "grey.png")
     exif = Image.Exif()
     exif[0x0112] = 8  # the camera was turned: what the file calls the right side is the top
-    colours.save(tmp_path / "turned.png", exif=exif)
+    colors.save(tmp_path / "turned.png", exif=exif)
     names = ["palette.png", "alpha.png", "grey.png", "turned.png"]
     source = folder_of(tmp_path, [{"image": name, "text": ""} for name in names])
     images = [source[index].image for index in range(4)]
     assert {image.mode for image in images} == {"RGB"}
     for image in images[:2]:
-        assert np.array(image).tolist() == np.array(colours).tolist()
+        assert np.array(image).tolist() == np.array(colors).tolist()
     assert images[3].size == (1, 2)
     assert np.array(images[3])[:, 0].tolist() == [[0, 0, 255], [255, 0, 0]]
 
@@ -145,7 +145,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 
 
 def hugging_face_set() -> datasets.Dataset:
-    images = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    images = [Image.new("RGB", (6, 4), color) for color in ("red", "blue")]
     table = {"image": images, "text": ["a red square", "blue"], "texts": [["a", "b"], ["c", "d"]]}
     return datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
 

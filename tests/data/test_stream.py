@@ -86,7 +86,7 @@ def test_a_source_without_a_single_good_example_stops() -> None:
         ExampleStream(Numbered(5, (0, 1, 2, 3, 4)), 8, seed=0)[0]
 
 
-def test_images_are_resized_by_their_short_side_and_cropped_at_the_centre() -> None:
+def test_images_are_resized_by_their_short_side_and_cropped_at_the_center() -> None:
     wide = Image.new("RGB", (64, 16), "blue")
     wide.paste("red", (20, 0, 44, 16))
     stream = ExampleStream(Numbered(1), 8, seed=0)
@@ -109,9 +109,9 @@ def test_random_crops_reach_both_ends() -> None:
     lefts = [float(stream.transform(ramp, np.random.default_rng(seed))[0, 0, 0]) for seed in range(400)]
     assert min(lefts) == -1
     assert max(lefts) == pytest.approx(56 * 4 / 127.5 - 1)
-    centre = ExampleStream(Numbered(1), 8, seed=0)
+    center = ExampleStream(Numbered(1), 8, seed=0)
     for seed in range(5):
-        left = centre.transform(ramp, np.random.default_rng(seed))[0, 0, 0]
+        left = center.transform(ramp, np.random.default_rng(seed))[0, 0, 0]
         assert float(left) == pytest.approx(28 * 4 / 127.5 - 1)
 
 

@@ -10,7 +10,7 @@ import pytest
 from semantic_routing.config import load_config
 from semantic_routing.evaluation.ablation import AblationOptions, Cell, make_cells, run_ablation
 from semantic_routing.evaluation.ablation_page import difference, loss_table, over_runs, write_ablation
-from semantic_routing.evaluation.report import Measure, Tally, summarise
+from semantic_routing.evaluation.report import Measure, Tally, summarize
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 
 OPTIONS = AblationOptions(prompts_per_half=1, steps=2, batch_size=30)
@@ -132,7 +132,7 @@ def result_of(values):
     for key, value in enumerate(values):
         tally.add({str(key): float(value)})
     keys = tuple(map(str, range(len(values))))
-    return summarise("scenes", tally, [Measure("overall", (keys,))], {}, "")
+    return summarize("scenes", tally, [Measure("overall", (keys,))], {}, "")
 
 
 def test_intervals_hold_what_seeds_and_prompts_leave_open():

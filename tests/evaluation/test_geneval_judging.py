@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from semantic_routing.evaluation.geneval.colours import object_crop
+from semantic_routing.evaluation.geneval.colors import object_crop
 from semantic_routing.evaluation.geneval.judging import Detection, JudgingOptions, iou, judge, relative_position
-from semantic_routing.evaluation.geneval.records import CLASSES, COLOURS, RELATIONS, Record, read_prompts
-from semantic_routing.evaluation.geneval.summary import summarise_rows
+from semantic_routing.evaluation.geneval.records import CLASSES, COLORS, RELATIONS, Record, read_prompts
+from semantic_routing.evaluation.geneval.summary import summarize_rows
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "geneval_vectors.json").read_text())
 
@@ -65,7 +65,7 @@ def test_crop_is_the_official_one(case):
 
 @pytest.mark.parametrize("case", VECTORS["summary"])
 def test_summary_is_the_official_one(case):
-    assert summarise_rows(case["rows"]) == case["expected"]
+    assert summarize_rows(case["rows"]) == case["expected"]
 
 
 boxes = st.tuples(*[st.integers(0, 500)] * 4).map(
@@ -95,9 +95,9 @@ def test_order_of_detections_does_not_matter(order):
     assert [shuffled[i] for i in kept] == detections[::-1]
 
 
-def test_classes_and_colours_are_the_benchmarks():
+def test_classes_and_colors_are_the_benchmarks():
     assert len(CLASSES) == len(set(CLASSES)) == 80
-    assert len(COLOURS) == 10
+    assert len(COLORS) == 10
     assert (CLASSES[64], CLASSES[65], CLASSES[66]) == ("computer mouse", "tv remote", "computer keyboard")
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from semantic_routing.evaluation.geneval import colours, detector, scoring
+from semantic_routing.evaluation.geneval import colors, detector, scoring
 from semantic_routing.evaluation.geneval.records import CLASSES, read_prompts
-from semantic_routing.evaluation.geneval.summary import summarise_rows
+from semantic_routing.evaluation.geneval.summary import summarize_rows
 from semantic_routing.evaluation.sampling import Sampler
 
 LINES = [
@@ -62,7 +62,7 @@ def test_images_are_scaled_to_short_800_and_long_1333(size, scaled):
     assert tuple(detector.resize(Image.new("RGB", size)).shape) == (3, scaled[1], scaled[0])
 
 
-def test_a_plain_image_is_normalised_by_imagenets_mean():
+def test_a_plain_image_is_normalized_by_imagenets_mean():
     pixels = detector.resize(Image.new("RGB", (40, 40), (124, 116, 104)))
     assert pixels.abs().max() < 0.02
 
@@ -84,33 +84,33 @@ def test_a_detector_of_other_classes_is_refused(tmp_path, tiny_detector):
 def test_clip_sees_the_middle_of_the_long_side():
     image = Image.new("RGB", (90, 30))
     image.paste((255, 255, 255), (30, 0, 60, 30))
-    pixels = colours.preprocess(image, 30)
-    white = (1 - torch.tensor(colours.MEAN)) / torch.tensor(colours.DEVIATION)
+    pixels = colors.preprocess(image, 30)
+    white = (1 - torch.tensor(colors.MEAN)) / torch.tensor(colors.DEVIATION)
     assert pixels.shape == (3, 30, 30)
     assert torch.allclose(pixels[:, 15, 15], white, atol=1e-3)
     assert torch.allclose(pixels[:, :, 3:27], white[:, None, None].expand(3, 30, 24), atol=0.05)
 
 
-def test_colours_are_the_nearest_sentences(tiny_clip):
-    clip = colours.ClipColours(str(tiny_clip))
+def test_colors_are_the_nearest_sentences(tiny_clip):
+    clip = colors.ClipColors(str(tiny_clip))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     mask = np.zeros((40, 60), bool)
     mask[5:30, 10:50] = True
     boxes = [(10.0, 5.0, 50.0, 30.0), (0.0, 0.0, 60.0, 40.0)]
     named = clip(image, "car", boxes, [mask, None])
     for box, chosen, name in zip(boxes, [mask, None], named, strict=True):
-        pixels = colours.preprocess(colours.object_crop(image, box, chosen), 32)[None]
+        pixels = colors.preprocess(colors.object_crop(image, box, chosen), 32)[None]
         with torch.no_grad():
             picture = clip.model.get_image_features(pixel_values=pixels).pooler_output[0]
             scores = []
-            for colour in colours.COLOURS:
+            for color in colors.COLORS:
                 mean = torch.zeros(8)
-                for template in colours.TEMPLATES:
-                    tokens = clip.tokenizer([template.format(colour=colour, label="car")], return_tensors="pt")
+                for template in colors.TEMPLATES:
+                    tokens = clip.tokenizer([template.format(color=color, label="car")], return_tensors="pt")
                     text = clip.model.get_text_features(**tokens).pooler_output[0]
                     mean += text / text.norm()
                 scores.append(float(picture @ mean / mean.norm()))
-        assert name == colours.COLOURS[int(np.argmax(scores))]
+        assert name == colors.COLORS[int(np.argmax(scores))]
 
 
 def options_for(tiny_detector, tiny_clip, **judging):
@@ -125,7 +125,7 @@ def test_from_prompts_to_the_official_files(prompts, tiny_pipeline, tiny_detecto
     assert folders == ["00000", "00001", "00002"]
     assert json.loads((out / "images" / "00001" / "metadata.jsonl").read_text()) == LINES[1]
     assert sorted(path.name for path in (out / "images" / "00002" / "samples").iterdir()) == ["00000.png", "00001.png"]
-    # Random models score next to nothing; thresholds of zero let all through, and CLIP has colours to name.
+    # Random models score next to nothing; thresholds of zero let all through, and CLIP has colors to name.
     options = options_for(tiny_detector, tiny_clip, threshold=0.0, counting_threshold=0.0)
     result = scoring.score(prompts, options, out)
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
@@ -133,7 +133,7 @@ def test_from_prompts_to_the_official_files(prompts, tiny_pipeline, tiny_detecto
     assert {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"} <= rows[0].keys()
     assert all(json.loads(row["metadata"]) == LINES[row["prompt_index"]] for row in rows)
     assert all(len(box) == 5 for boxes in json.loads(rows[0]["details"]).values() for box in boxes)
-    assert json.loads((out / "summary.json").read_text()) == summarise_rows(rows)
+    assert json.loads((out / "summary.json").read_text()) == summarize_rows(rows)
     assert not any(row.name == "overall" for row in result.rows), "three tasks are not GenEval"
     by_tag = {(row.name, row.part): row.score for row in result.rows}
     shares = [np.mean([row["correct"] for row in rows if row["tag"] == line["tag"]]) for line in LINES]

@@ -146,9 +146,9 @@ def test_failures_are_named_and_never_zero(genai, chat_server, tmp_path):
     result = genai_bench.score(genai, endpoint(chat_server), genai_bench.VQAOptions(), tmp_path, partial=True)
     assert {kind: len(names) for kind, names in result.problems.items()} == {
         "missing images": 1,
-        "failed judgements": 1,
+        "failed judgments": 1,
         "unreadable images": 1,
-        "unresolved judgements": 1,
+        "unresolved judgments": 1,
         "left aside": 1,
     }
     assert result.remark.startswith("INCOMPLETE: 8 of 12")
@@ -168,8 +168,8 @@ def test_an_endpoint_that_is_down_is_not_asked_about_everything(genai, chat_serv
     judge = endpoint(chat_server, retries=1, timeout=1.0, workers=2)
     result = genai_bench.score(genai, judge, genai_bench.VQAOptions(), tmp_path)
     assert not result.complete
-    assert len(result.problems["failed judgements"]) == 12
-    assert "not asked" in result.problems["failed judgements"][-1]
+    assert len(result.problems["failed judgments"]) == 12
+    assert "not asked" in result.problems["failed judgments"][-1]
     assert {row.score for row in result.rows} == {None}
 
 

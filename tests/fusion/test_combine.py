@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import semantic_routing.fusion
 from semantic_routing.fusion import STRATEGIES, SemanticRouter
-from semantic_routing.fusion.combine import NORM_EPS, PIECE_BYTES, combine, fuse, normalise
+from semantic_routing.fusion.combine import NORM_EPS, PIECE_BYTES, combine, fuse, normalize
 
 PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm, torch.ops.aten.baddbmm}
 
@@ -51,7 +51,7 @@ def test_fusion_is_the_plain_sum_with_its_gradients(
     )
     probe = features(2, 3, 7, 4, seed=2, dtype=torch.float64)
     expected = torch.autograd.grad((plain * probe).sum(), (weights, stack))
-    for fused in (combine(weights, normalise(stack)), fuse(weights, stack)):
+    for fused in (combine(weights, normalize(stack)), fuse(weights, stack)):
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
         actual = torch.autograd.grad((fused * probe).sum(), (weights, stack))
         for ours, theirs in zip(actual, expected, strict=True):
@@ -88,18 +88,18 @@ def test_text_prepared_for_sampling_is_fused_as_in_training(strategy: str) -> No
     trained = router(router.prepare(stack), timestep)
     with torch.no_grad():
         sampled = router.prepare(stack)
-        assert sampled.normalised == router.depends_on_time
+        assert sampled.normalized == router.depends_on_time
         torch.testing.assert_close(router(sampled, timestep), trained.detach())
         assert router(sampled, weights=router.weights(timestep)).equal(router(sampled, timestep))
     with pytest.raises(ValueError, match="either timestep or weights"):
         router(sampled)
 
 
-def test_normalise_gives_every_layer_the_same_say() -> None:
+def test_normalize_gives_every_layer_the_same_say() -> None:
     stack = features(2, 3, 5, 64) * torch.tensor([1.0, 100.0, 1e4])[:, None, None] + 3
-    normalised = normalise(stack)
-    assert normalised.mean(-1).abs().max() < 1e-4
-    torch.testing.assert_close(normalised.std(-1, unbiased=False), torch.ones(2, 3, 5), rtol=1e-4, atol=1e-4)
+    normalized = normalize(stack)
+    assert normalized.mean(-1).abs().max() < 1e-4
+    torch.testing.assert_close(normalized.std(-1, unbiased=False), torch.ones(2, 3, 5), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

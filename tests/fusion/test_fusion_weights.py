@@ -10,7 +10,7 @@ LAYERS, BLOCKS = 5, 3
 TIMES = torch.tensor([0.0, 137.0, 500.0, 1000.0])
 
 
-def randomise(router: SemanticRouter, seed: int = 0, scale: float = 1.0) -> SemanticRouter:
+def randomize(router: SemanticRouter, seed: int = 0, scale: float = 1.0) -> SemanticRouter:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in router.parameters():
@@ -30,7 +30,7 @@ def randomise(router: SemanticRouter, seed: int = 0, scale: float = 1.0) -> Sema
 def test_weights_are_convex(
     strategy: str, layers: int, blocks: int, seed: int, scale: float, times: list[float]
 ) -> None:
-    router = randomise(SemanticRouter(strategy, layers, blocks), seed, scale)
+    router = randomize(SemanticRouter(strategy, layers, blocks), seed, scale)
     weights = router.weights(torch.tensor(times))
     assert weights.dtype == torch.float32
     assert weights.shape == (blocks if router.depends_on_depth else 1, len(times), layers)
@@ -57,7 +57,7 @@ def test_penultimate_reads_one_layer(layers: int, read: int) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_weights_depend_on_what_the_strategy_says(strategy: str) -> None:
-    router = randomise(SemanticRouter(strategy, LAYERS, BLOCKS))
+    router = randomize(SemanticRouter(strategy, LAYERS, BLOCKS))
     weights = router.weights(TIMES)
     assert (weights != weights[:, :1]).any() == router.depends_on_time
     assert (weights != weights[:1]).any() == router.depends_on_depth
@@ -71,7 +71,7 @@ def copy_gates(target: Gate, source: Gate) -> None:
 @torch.no_grad()
 def test_each_strategy_reduces_to_the_simpler_one() -> None:
     def router(strategy: str) -> SemanticRouter:
-        return randomise(SemanticRouter(strategy, LAYERS, BLOCKS))
+        return randomize(SemanticRouter(strategy, LAYERS, BLOCKS))
 
     joint, depth, time, static, uniform = map(router, ("joint", "depth-wise", "time-wise", "static", "uniform"))
 
@@ -109,7 +109,7 @@ def test_gate_is_the_formula_of_the_paper() -> None:
 
 
 def test_the_gate_sees_sigma_and_not_the_timestep() -> None:
-    router = randomise(SemanticRouter("time-wise", LAYERS, BLOCKS))
+    router = randomize(SemanticRouter("time-wise", LAYERS, BLOCKS))
     expected = torch.softmax(router.strategy.gate(TIMES / 1000), dim=-1)
     torch.testing.assert_close(router.weights(TIMES), expected)
 

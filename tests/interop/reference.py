@@ -256,8 +256,8 @@ class Reference:
         return torch.stack(logits).softmax(-1)
 
     def fused_text(self, text: Tensor, timesteps: Tensor) -> Tensor:
-        normalised = F.layer_norm(text.double(), text.shape[-1:], eps=1e-5)
-        return torch.einsum("dbl,lbsc->dbsc", self.fusion_weights(timesteps), normalised)
+        normalized = F.layer_norm(text.double(), text.shape[-1:], eps=1e-5)
+        return torch.einsum("dbl,lbsc->dbsc", self.fusion_weights(timesteps), normalized)
 
     def contexts(self, text: Tensor, timesteps: Tensor) -> Tensor:
         fused = self.fused_text(text, timesteps)

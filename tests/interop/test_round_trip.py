@@ -160,7 +160,7 @@ MISTAKES = {
     "unknown class": (_configured(architectures=["UNet"]), "architecture is 'UNet': expected one of DiT"),
     "self-attention": (_configured(attention="self"), "attention 'self', which our models do not do"),
     "other positions": (_configured(pos_embed="m-rope"), "pos_embed 'm-rope'"),
-    "unnormalised queries": (_configured(qk_norm=False), "qk_norm false"),
+    "unnormalized queries": (_configured(qk_norm=False), "qk_norm false"),
     "other conditioning": (_configured(timestep_conditioning="film"), "'film': expected one of none"),
 }
 

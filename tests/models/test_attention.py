@@ -45,7 +45,7 @@ def test_grouped_heads_equal_explicit_repetition(key_value_heads: int) -> None:
 
 
 @torch.no_grad()
-def test_queries_and_keys_are_normalised_and_values_are_not() -> None:
+def test_queries_and_keys_are_normalized_and_values_are_not() -> None:
     module = make(SelfAttention, 4, 2)
     for norm in (module.norm_q, module.norm_k):
         norm.weight.fill_(1)

@@ -21,7 +21,7 @@ def fresh(**options: Any) -> SemanticRoutingTransformer2DModel:
         return SemanticRoutingTransformer2DModel(**(TRANSFORMER_SIZES | sizes | options)).eval()
 
 
-def randomised(**options: Any) -> SemanticRoutingTransformer2DModel:
+def randomized(**options: Any) -> SemanticRoutingTransformer2DModel:
     """No parameter stays at an initial value that would hide what it does."""
     model = fresh(**options)
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def run(model: SemanticRoutingTransformer2DModel, latents: Tensor = LATENTS, **o
 @pytest.mark.parametrize("conditioning", TIMESTEP_CONDITIONINGS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_cached_equals_uncached_bit_for_bit(strategy: str, conditioning: str) -> None:
-    model = randomised(strategy=strategy, timestep_conditioning=conditioning)
+    model = randomized(strategy=strategy, timestep_conditioning=conditioning)
     prepared = model.prepare_text(TEXT, MASK)
     for time in (1000.0, 300.0):
         times = torch.full((2,), time)
@@ -64,7 +64,7 @@ def test_cached_equals_uncached_bit_for_bit(strategy: str, conditioning: str) ->
 
 
 def test_a_cached_context_leaves_no_text_work_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = randomised(strategy="depth-wise")
+    model = randomized(strategy="depth-wise")
     with torch.no_grad():
         context = model.text_context(model.prepare_text(TEXT, MASK), model.fusion_weights(TIMES[:1]), cache=True)
     calls = []
@@ -79,7 +79,7 @@ def test_a_cached_context_leaves_no_text_work_to_the_step(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_padding_changes_nothing(strategy: str) -> None:
-    model = randomised(strategy=strategy)
+    model = randomized(strategy=strategy)
     padded = run(model)
     for row, length in enumerate((4, 6)):
         rows = slice(row, row + 1)
@@ -97,7 +97,7 @@ def test_padding_changes_nothing(strategy: str) -> None:
 
 
 def test_text_reaches_the_image_block_by_block() -> None:
-    model = randomised(strategy="depth-wise")
+    model = randomized(strategy="depth-wise")
     base = run(model)
     with torch.no_grad():
         model.router.strategy.logits[1, 0] += 3
@@ -107,7 +107,7 @@ def test_text_reaches_the_image_block_by_block() -> None:
 
 def test_every_parameter_learns() -> None:
     for conditioning in TIMESTEP_CONDITIONINGS:
-        model = randomised(timestep_conditioning=conditioning)
+        model = randomized(timestep_conditioning=conditioning)
         model(LATENTS, TIMES, TEXT, MASK).sample.square().sum().backward()
         dead = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
         assert not dead
@@ -131,7 +131,7 @@ def test_a_fresh_model_predicts_zero(conditioning: str) -> None:
 @pytest.mark.parametrize("position_embedding", ["rope", "sincos", "rope+sincos"])
 @pytest.mark.parametrize(("height", "width"), [(8, 4), (2, 12), (6, 6)])
 def test_non_square_latents(height: int, width: int, position_embedding: str) -> None:
-    model = randomised(position_embedding=position_embedding)
+    model = randomized(position_embedding=position_embedding)
     latents = normal(2, CHANNELS, height, width)
     output = run(model, latents)
     assert output.shape == latents.shape
@@ -141,13 +141,13 @@ def test_non_square_latents(height: int, width: int, position_embedding: str) ->
 
 @pytest.mark.parametrize(("channels", "patch_size"), [(1, 2), (3, 4), (16, 2), (3, 1)])
 def test_any_number_of_channels(channels: int, patch_size: int) -> None:
-    model = randomised(in_channels=channels, patch_size=patch_size)
+    model = randomized(in_channels=channels, patch_size=patch_size)
     latents = normal(2, channels, 8, 8)
     assert run(model, latents).shape == latents.shape
 
 
 def test_a_patch_is_put_back_where_it_was_taken() -> None:
-    model = randomised(num_blocks=1, strategy="uniform", hidden_size=64)
+    model = randomized(num_blocks=1, strategy="uniform", hidden_size=64)
     with torch.no_grad():
         for parameter in (*model.blocks.parameters(), model.norm_out.weight):
             parameter.zero_()
@@ -168,7 +168,7 @@ def test_a_patch_is_put_back_where_it_was_taken() -> None:
 @pytest.mark.parametrize("strategy", ["depth-wise", "joint"])
 def test_gradient_checkpointing_gives_the_same_gradients(strategy: str) -> None:
     def gradients(checkpointing: bool) -> dict[str, Tensor]:
-        model = randomised(strategy=strategy, timestep_conditioning="adaln-zero").train()
+        model = randomized(strategy=strategy, timestep_conditioning="adaln-zero").train()
         if checkpointing:
             model.enable_gradient_checkpointing()
         calls = []
@@ -184,7 +184,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_saving_and_loading(strategy: str, tmp_path: Path) -> None:
-    model = randomised(
+    model = randomized(
         strategy=strategy,
         timestep_conditioning="adaln-single",
         sandwich_norm=True,
@@ -201,7 +201,7 @@ def test_saving_and_loading(strategy: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_bfloat16_weights_leave_the_router_in_float32(strategy: str, tmp_path: Path) -> None:
-    model = randomised(strategy=strategy)
+    model = randomized(strategy=strategy)
     model.save_pretrained(tmp_path)
     loaded = SemanticRoutingTransformer2DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in loaded.router.parameters()} <= {torch.float32}
@@ -217,7 +217,7 @@ def test_bfloat16_weights_leave_the_router_in_float32(strategy: str, tmp_path: P
 def test_lora_adapters() -> None:
     from peft import LoraConfig
 
-    model = randomised()
+    model = randomized()
     base = run(model)
     config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v", "to_out"], init_lora_weights=False)
     model.add_adapter(config, adapter_name="style")
@@ -239,7 +239,7 @@ def test_attention_backends(backend: str, monkeypatch: pytest.MonkeyPatch) -> No
 
     # Setting a model's backend also sets the default of the process: put that back afterwards.
     monkeypatch.setattr(Registry, "_active_backend", Registry._active_backend)
-    model = randomised()
+    model = randomized()
     expected = run(model)
     model.set_attention_backend(backend)
     used = []
@@ -283,7 +283,7 @@ def test_inputs_that_do_not_fit() -> None:
 
 def test_a_larger_picture_than_the_table_of_positions_is_refused_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="64"):
-        run(randomised(position_embedding="sincos", patch_size=1), normal(2, CHANNELS, 66, 4))
+        run(randomized(position_embedding="sincos", patch_size=1), normal(2, CHANNELS, 66, 4))
 
 
 def test_places_in_a_picture_of_few_patches_lie_apart() -> None:
@@ -293,7 +293,7 @@ def test_places_in_a_picture_of_few_patches_lie_apart() -> None:
 
 
 def test_outputs_come_as_diffusers_gives_them() -> None:
-    model = randomised()
+    model = randomized()
     with torch.no_grad():
         as_tuple = model(LATENTS, TIMES, TEXT, MASK, return_dict=False)
     assert isinstance(as_tuple, tuple)

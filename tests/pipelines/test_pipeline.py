@@ -110,7 +110,7 @@ def test_sampling_is_guided_euler_steps(make: Callable[..., Any], prediction: st
     torch.testing.assert_close(actual, latents, rtol=1e-3, atol=1e-3)
 
 
-def test_images_of_one_prompt_are_neighbours(pixels: SemanticRoutingPipeline) -> None:
+def test_images_of_one_prompt_are_neighbors(pixels: SemanticRoutingPipeline) -> None:
     together = sample(pixels, seeds=(0, 1, 2, 3, 4, 5), num_images_per_prompt=3)
     assert together.shape == (6, 3, 8, 8)
     for number in range(6):

@@ -25,10 +25,10 @@ def test_pictures_show_what_their_captions_say(tmp_path: Path, monkeypatch: pyte
     relations = set()
     for record in records:
         scene = detect(np.asarray(Image.open(tmp_path / record["image"])))
-        _, colour, shape, relation, _, _, other_colour, other_shape = record["text"].split()
+        _, color, shape, relation, _, _, other_color, other_shape = record["text"].split()
         assert len(scene.objects) == 2
         assert {thing.size for thing in scene.objects} == {"large"}
-        assert Related(relation, Kind(shape, colour), Kind(other_shape, other_colour)).holds(scene)
+        assert Related(relation, Kind(shape, color), Kind(other_shape, other_color)).holds(scene)
         assert NEVER_SHOWN.isdisjoint(shown(scene))
         relations.add(relation)
     assert relations == {"left", "right"}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semantic_routing.scenes import (
-    COLOURS,
+    COLORS,
     SHAPES,
     SKILLS,
     Background,
@@ -26,7 +26,7 @@ place = st.floats(0, 1, allow_nan=False)
 thing = st.builds(
     SceneObject,
     shape=st.sampled_from(SHAPES),
-    colour=st.sampled_from(list(COLOURS)),
+    color=st.sampled_from(list(COLORS)),
     size=st.sampled_from(list(RADII)),
     x=place,
     y=place,
@@ -35,8 +35,8 @@ thing = st.builds(
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
-def circle(x: float, y: float, colour: str = "red", size: str = "small", part: str = "solid") -> SceneObject:
-    return SceneObject("circle", colour, size, x, y, part)
+def circle(x: float, y: float, color: str = "red", size: str = "small", part: str = "solid") -> SceneObject:
+    return SceneObject("circle", color, size, x, y, part)
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -88,7 +88,7 @@ def test_counts_are_exact() -> None:
 
 
 def test_comparisons_need_both_sides() -> None:
-    red, blue = Kind(colour="red"), Kind(colour="blue")
+    red, blue = Kind(color="red"), Kind(color="blue")
     one_each = Scene("grey", (circle(0.2, 0.2), circle(0.8, 0.8, "blue")))
     two_red = Scene("grey", (*one_each.objects, circle(0.2, 0.8)))
     assert Compare(red, "equal", blue).holds(one_each)
@@ -99,7 +99,7 @@ def test_comparisons_need_both_sides() -> None:
 
 
 def test_every_needs_an_instance() -> None:
-    every = Every(Kind("circle"), Kind(colour="red"))
+    every = Every(Kind("circle"), Kind(color="red"))
     assert not every.holds(Scene("grey", ()))
     assert every.holds(Scene("grey", (circle(0.5, 0.5),)))
     assert not every.holds(Scene("grey", (circle(0.2, 0.2), circle(0.8, 0.8, "blue"))))
@@ -108,10 +108,10 @@ def test_every_needs_an_instance() -> None:
 def test_an_unknown_object_satisfies_nothing_but_is_counted() -> None:
     blob = SceneObject(UNKNOWN, "red", UNKNOWN, 0.2, 0.5, UNKNOWN)
     scene = Scene("grey", (blob, circle(0.8, 0.5)))
-    assert Count(Kind(colour="red"), 1).holds(scene)
+    assert Count(Kind(color="red"), 1).holds(scene)
     assert Count(Kind(), 2).holds(scene)
     assert not Related("left", Kind(), Kind("circle")).holds(scene)
-    assert not Every(Kind(), Kind(colour="red")).holds(scene)
+    assert not Every(Kind(), Kind(color="red")).holds(scene)
 
 
 def test_background() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from semantic_routing.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     SHAPES,
     Claim,
     Count,
@@ -58,12 +58,12 @@ def readings(side: int, degrade: bool) -> list[Scene]:
 
 
 def altered(claim: Claim) -> list[Claim]:
-    """Claims close to `claim`: another number, colour, shape or direction."""
+    """Claims close to `claim`: another number, color, shape or direction."""
     if isinstance(claim, Count) and claim.number > 0:
         kind = claim.kind
         others = [Count(kind, claim.number + 1), Count(kind, claim.number - 1)]
-        if kind.colour:
-            others += [Count(replace(kind, colour=colour), claim.number) for colour in COLOURS]
+        if kind.color:
+            others += [Count(replace(kind, color=color), claim.number) for color in COLORS]
         if kind.shape:
             others += [Count(replace(kind, shape=shape), claim.number) for shape in SHAPES]
         if kind.size:
@@ -92,7 +92,7 @@ def test_true_claims_are_accepted_and_false_ones_rejected(side: int, degrade: bo
 @pytest.mark.parametrize("side", SIDES)
 def test_clean_pictures_are_read_back_whole(side: int) -> None:
     def described(scene: Scene) -> Counter[tuple[str, ...]]:
-        return Counter((thing.shape, thing.colour, thing.size, thing.part) for thing in scene.objects)
+        return Counter((thing.shape, thing.color, thing.size, thing.part) for thing in scene.objects)
 
     exact = 0
     for sample, seen in zip(samples(), readings(side, False), strict=True):
@@ -107,7 +107,7 @@ def test_clean_pictures_are_read_back_whole(side: int) -> None:
 
 @given(
     shape=st.sampled_from(SHAPES),
-    colour=st.sampled_from(list(COLOURS)),
+    color=st.sampled_from(list(COLORS)),
     background=st.sampled_from(list(BACKGROUNDS)),
     size=st.sampled_from(["small", "large"]),
     x=st.floats(0.25, 0.75),
@@ -116,23 +116,23 @@ def test_clean_pictures_are_read_back_whole(side: int) -> None:
 )
 @settings(max_examples=150, deadline=None)
 def test_any_single_object_is_read_anywhere(
-    shape: str, colour: str, background: str, size: str, x: float, y: float, side: int
+    shape: str, color: str, background: str, size: str, x: float, y: float, side: int
 ) -> None:
-    thing = SceneObject(shape, colour, size, x, y, "solid")
+    thing = SceneObject(shape, color, size, x, y, "solid")
     seen = detect(render(Scene(background, (thing,)), side))
     assert seen.background == background
-    assert [(o.shape, o.colour, o.size, o.part) for o in seen.objects] == [(shape, colour, size, "solid")]
+    assert [(o.shape, o.color, o.size, o.part) for o in seen.objects] == [(shape, color, size, "solid")]
     assert np.hypot(seen.objects[0].x - x, seen.objects[0].y - y) < 0.5 / 32
 
 
 def blob(seed: int, side: int) -> np.ndarray:
-    """A spot of one colour that fades away and has no outline."""
+    """A spot of one color that fades away and has no outline."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side - 0.5
     spread = rng.uniform(0.07, 0.16)
     ink = np.exp(-(x**2 + y**2) / (2 * spread**2))[..., None]
-    ground, colour = rng.choice(list(BACKGROUNDS.values())), rng.choice(list(COLOURS.values()))
-    return (ground + ink * (colour - ground)).astype(np.uint8)
+    ground, color = rng.choice(list(BACKGROUNDS.values())), rng.choice(list(COLORS.values()))
+    return (ground + ink * (color - ground)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -150,8 +150,8 @@ def test_random_outlines_are_hardly_ever_an_object() -> None:
         rng = np.random.default_rng(seed)
         field = blurred(rng.normal(size=(32, 32)), 2.2)
         ink = np.clip((field / field.std() - 1.3) * 3, 0, 1)[..., None]
-        ground, colour = np.array(BACKGROUNDS["grey"]), np.array(COLOURS["red"])
-        shapes += [thing.shape for thing in detect((ground + ink * (colour - ground)).astype(np.uint8)).objects]
+        ground, color = np.array(BACKGROUNDS["grey"]), np.array(COLORS["red"])
+        shapes += [thing.shape for thing in detect((ground + ink * (color - ground)).astype(np.uint8)).objects]
     assert len(shapes) > 200
     assert np.mean([shape != UNKNOWN for shape in shapes]) < 0.05
 
@@ -175,7 +175,7 @@ def test_an_extra_object_is_noticed() -> None:
     assert judge(render(three, 32), [claim]) == [False]
 
 
-def test_only_colour_pictures_are_read() -> None:
+def test_only_color_pictures_are_read() -> None:
     with pytest.raises(ValueError, match=r"float64.*uint8.*\(H, W, 3\)"):
         detect(np.zeros((32, 32, 3)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(32, 32\).*\(H, W, 3\)"):

@@ -3,7 +3,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from semantic_routing.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject, render, sample_scene
+from semantic_routing.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, SceneObject, render, sample_scene
 from semantic_routing.scenes.world import PARTS, RADII, REACH
 
 
@@ -17,13 +17,13 @@ def ink(scene: Scene, side: int) -> np.ndarray:
     return 1 - (render(scene, side) / grey).mean(-1)
 
 
-def test_colours_stay_apart() -> None:
+def test_colors_stay_apart() -> None:
     def distance(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
         return float(np.linalg.norm(np.subtract(a, b)))
 
-    assert len(COLOURS) == 10
-    assert min(distance(a, b) for a, b in combinations(COLOURS.values(), 2)) > 95
-    assert min(distance(a, b) for a, b in product(COLOURS.values(), BACKGROUNDS.values())) > 95
+    assert len(COLORS) == 10
+    assert min(distance(a, b) for a, b in combinations(COLORS.values(), 2)) > 95
+    assert min(distance(a, b) for a, b in product(COLORS.values(), BACKGROUNDS.values())) > 95
     assert min(distance(a, b) for a, b in combinations(BACKGROUNDS.values(), 2)) > 75
 
 
@@ -68,14 +68,14 @@ def test_sizes_have_their_radius() -> None:
 
 
 @pytest.mark.parametrize("side", [32, 33, 48, 64, 200])
-def test_any_size_has_background_and_pure_colours(side: int) -> None:
+def test_any_size_has_background_and_pure_colors(side: int) -> None:
     sample = sample_scene(0, 1, skills=["color_attr"])
     picture = render(sample.scene, side)
     assert picture.shape == (side, side, 3)
     assert picture.dtype == np.uint8
-    colours = {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
-    assert BACKGROUNDS[sample.scene.background] in colours
-    assert {COLOURS[thing.colour] for thing in sample.scene.objects} <= colours
+    colors = {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
+    assert BACKGROUNDS[sample.scene.background] in colors
+    assert {COLORS[thing.color] for thing in sample.scene.objects} <= colors
 
 
 def test_too_small_a_picture_is_refused() -> None:

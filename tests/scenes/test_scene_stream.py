@@ -7,7 +7,7 @@ import pytest
 
 from semantic_routing.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     SHAPES,
     SKILLS,
     Count,
@@ -58,7 +58,7 @@ def test_every_skill_has_true_claims_in_both_splits(skill: str) -> None:
         assert all(sample.claims for sample in samples)
 
 
-def test_centres_lie_on_the_grid_unless_objects_touch(training: list[SceneSample]) -> None:
+def test_centers_lie_on_the_grid_unless_objects_touch(training: list[SceneSample]) -> None:
     for sample in training[:2000]:
         touching = any("touching" in str(claim) for claim in sample.claims)
         free = [thing for thing in sample.scene.objects if (thing.x * GRID) % 1 or (thing.y * GRID) % 1]
@@ -123,7 +123,7 @@ def test_training_holds_no_held_out_combination(training: list[SceneSample]) -> 
 
 def test_every_value_on_its_own_is_plentiful_in_training(training: list[SceneSample]) -> None:
     things = [thing for sample in training for thing in sample.scene.objects]
-    for attribute, values in (("shape", SHAPES), ("colour", COLOURS), ("part", PARTS), ("size", RADII)):
+    for attribute, values in (("shape", SHAPES), ("color", COLORS), ("part", PARTS), ("size", RADII)):
         counts = Counter(getattr(thing, attribute) for thing in things)
         assert all(counts[value] > 500 for value in values), counts
     backgrounds = Counter(sample.scene.background for sample in training)
@@ -138,7 +138,7 @@ def test_every_value_on_its_own_is_plentiful_in_training(training: list[SceneSam
 
 def test_every_combination_that_is_not_held_out_occurs_in_training(training: list[SceneSample]) -> None:
     seen = set().union(*(shown(sample.scene) for sample in training))
-    wanted = {("colour", colour, shape) for colour in COLOURS for shape in SHAPES}
+    wanted = {("color", color, shape) for color in COLORS for shape in SHAPES}
     wanted |= {("number", str(number), shape) for number in range(1, 6) for shape in SHAPES}
     wanted |= {("part", part, shape) for part in PARTS for shape in SHAPES}
     wanted |= {("background", name, shape) for name in BACKGROUNDS for shape in SHAPES}

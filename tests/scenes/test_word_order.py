@@ -25,7 +25,7 @@ def test_an_exchanged_caption_names_the_anchor_first_with_the_articles_that_fit(
         exchanged = example["exchanged"](sample)
         assert exchanged.index(str(first.anchor.shape)) < exchanged.index(str(first.subject.shape))
         for kind in (first.subject, first.anchor):
-            assert f"{kind.colour or ''} {kind.shape}" in exchanged
+            assert f"{kind.color or ''} {kind.shape}" in exchanged
         for word in ("a", "an"):
             followers = f" {exchanged}".split(f" {word} ")[1:]
             assert all((rest[0] in "aeiou") == (word == "an") for rest in followers)

@@ -4,7 +4,7 @@ import numpy as np
 
 from .arrays import Arrays, NamedArray
 from .base import FINE_TIMES, Analysis, Subject, marginals, on_time
-from .figures import OKABE_ITO, Drawing, panels, sequence_colours
+from .figures import OKABE_ITO, Drawing, panels, sequence_colors
 from .statistics import layer_positions, wasserstein
 
 
@@ -42,9 +42,9 @@ class Drift(Analysis):
             f"from the shallowest layer to the deepest; fastest just before t = {fastest:.2f}."
         ]
         if "drift_by_block" in arrays:
-            travelled = arrays["drift_by_block"].values.sum(0)
+            traveled = arrays["drift_by_block"].values.sum(0)
             texts.append(
-                f"Single blocks travel {travelled.min():.4f} to {travelled.max():.4f} (mean {travelled.mean():.4f}); "
+                f"Single blocks travel {traveled.min():.4f} to {traveled.max():.4f} (mean {traveled.mean():.4f}); "
                 "what blocks do in opposite directions cancels in their mean."
             )
         return texts
@@ -54,8 +54,8 @@ class Drift(Analysis):
         figure, axes = panels(1, 1, 4.2, 2.6)
         drift, blocks = arrays["drift"], arrays.get("drift_by_block")
         if blocks is not None:
-            for colour, row in zip(sequence_colours(len(blocks.axes["block"])), blocks.values.T, strict=True):
-                axes[0].plot(blocks.numbers("flow_time"), row, color=colour, linewidth=0.6)
+            for color, row in zip(sequence_colors(len(blocks.axes["block"])), blocks.values.T, strict=True):
+                axes[0].plot(blocks.numbers("flow_time"), row, color=color, linewidth=0.6)
             average = np.mean(blocks.values, axis=1)
             axes[0].plot(
                 drift.numbers("flow_time"), average, color=OKABE_ITO[1], linestyle="--", label="mean of blocks"

@@ -1,4 +1,4 @@
-"""How figures look: sizes in print, colours that colour-blind readers can tell apart, PNG and SVG."""
+"""How figures look: sizes in print, colors that color-blind readers can tell apart, PNG and SVG."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,16 +71,16 @@ def remove_unused(axes: Sequence[Axes], used: int) -> None:
         unused.remove()
 
 
-def sequence_colours(count: int) -> list[Any]:
-    """Colours for an ordered family of curves, the pale end of the map left out."""
+def sequence_colors(count: int) -> list[Any]:
+    """Colors for an ordered family of curves, the pale end of the map left out."""
     return list(matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.88, count)))
 
 
-def heat_map(axes: Axes, values: NDArray[np.float64], low: float, high: float, colours: str = SEQUENTIAL) -> Any:
-    """Cells centred on whole numbers, row 0 at the bottom; returns what a colour bar needs."""
+def heat_map(axes: Axes, values: NDArray[np.float64], low: float, high: float, colors: str = SEQUENTIAL) -> Any:
+    """Cells centered on whole numbers, row 0 at the bottom; returns what a color bar needs."""
     rows, columns = values.shape
     return axes.pcolormesh(
-        np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, values, cmap=colours, vmin=low, vmax=high
+        np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, values, cmap=colors, vmin=low, vmax=high
     )
 
 

@@ -59,7 +59,7 @@ def choose_layers(weights: NamedArray, keep: int | None = None, threshold: float
 
 
 def restrict(router: SemanticRouter, strategy: str, kept: Sequence[int]) -> SemanticRouter:
-    """The router over some layers: the softmax over their logits alone renormalises the weights."""
+    """The router over some layers: the softmax over their logits alone renormalizes the weights."""
     small = SemanticRouter(strategy, len(kept), router.num_blocks)
     whole, index = router.state_dict(), torch.tensor(list(kept))
     weights = {}

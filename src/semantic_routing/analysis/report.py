@@ -20,7 +20,7 @@ from .trajectory import TrajectoryAnalysis, measured_map
 SCREEN = 1.3
 
 
-def analyse(
+def analyze(
     pipeline: str | None,
     out: Path,
     only: Sequence[str] = (),
@@ -48,7 +48,7 @@ def analyse(
     out.mkdir(parents=True, exist_ok=True)
     page = Page(f"Inside {Path(pipeline or 'the demo model').name}")
     page.text(describe_model(subject))
-    for analysis in track(analyses, "analysing", console=Console(stderr=True)):
+    for analysis in track(analyses, "analyzing", console=Console(stderr=True)):
         write_analysis(analysis, subject, out / analysis.name, page)
     if skipped:
         page.heading("Left out")

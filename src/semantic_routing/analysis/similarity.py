@@ -42,7 +42,7 @@ class Similarity(Analysis):
         """One panel a matrix, on one scale."""
         figure, axes = panels(1, len(arrays), 3.0, 2.7)
         low = min(float(array.values.min()) for array in arrays.values())
-        # Equal rows leave no range of their own to colour.
+        # Equal rows leave no range of their own to color.
         low = min(low, 0.99)
         for place, (axis, array) in zip(axes, arrays.items(), strict=True):
             mesh = heat_map(place, array.values, low, 1.0, MATRIX)

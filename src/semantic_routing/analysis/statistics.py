@@ -1,4 +1,4 @@
-"""Distances between distributions over layers, and their centre and spread (paper, eq. 14 to 17), in float64."""
+"""Distances between distributions over layers, and their center and spread (paper, eq. 14 to 17), in float64."""
 
 from collections.abc import Sequence
 
@@ -36,11 +36,11 @@ def wasserstein(p: Distributions, q: Distributions, positions: Float[np.ndarray,
     return np.asarray((difference * np.diff(positions)).sum(-1))
 
 
-def centre(weights: Distributions, positions: Float[np.ndarray, " layers"]) -> NDArray[np.float64]:
-    """Semantic centre μ = Σ α_l u_l: the mean depth that is read, 0 the shallowest layer and 1 the deepest."""
+def center(weights: Distributions, positions: Float[np.ndarray, " layers"]) -> NDArray[np.float64]:
+    """Semantic center μ = Σ α_l u_l: the mean depth that is read, 0 the shallowest layer and 1 the deepest."""
     return np.asarray(weights @ positions)
 
 
 def dispersion(weights: Distributions, positions: Float[np.ndarray, " layers"]) -> NDArray[np.float64]:
     """Semantic dispersion Σ α_l (u_l − μ)²: the variance of the depth that is read."""
-    return np.asarray((weights * (positions - centre(weights, positions)[..., None]) ** 2).sum(-1))
+    return np.asarray((weights * (positions - center(weights, positions)[..., None]) ** 2).sum(-1))

@@ -147,7 +147,7 @@ def draw_effective_times(arrays: Arrays, images: int) -> Drawing:
             _curve(above, along, values, number, guidance)
             _curve(below, along, values - along, number, guidance)
             below.fill_between(
-                along, values - along - band, values - along + band, color=_colour(number), alpha=0.2, linewidth=0
+                along, values - along - band, values - along + band, color=_color(number), alpha=0.2, linewidth=0
             )
         above.set_title(method)
         below.set_xlabel("flow time t (0 noise, 1 data)")
@@ -164,10 +164,10 @@ def draw_effective_times(arrays: Arrays, images: int) -> Drawing:
     return Drawing("effective-time", figure, caption)
 
 
-def _colour(number: int) -> str:
+def _color(number: int) -> str:
     return "black" if number == 0 else OKABE_ITO[(number - 1) % (len(OKABE_ITO) - 1)]
 
 
 def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], number: int, guidance: Coordinate) -> None:
     label = f"{guidance:g} (control)" if guidance == 1 else f"{guidance:g}"
-    axes.plot(x, y, color=_colour(number), linestyle=DASHES[number % len(DASHES)], label=label)
+    axes.plot(x, y, color=_color(number), linestyle=DASHES[number % len(DASHES)], label=label)

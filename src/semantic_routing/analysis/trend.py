@@ -1,4 +1,4 @@
-"""How deep into the language model the router reads: semantic centre and dispersion (paper, fig. 8, eq. 14 to 17)."""
+"""How deep into the language model the router reads: semantic center and dispersion (paper, fig. 8, eq. 14 to 17)."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -6,14 +6,14 @@ from matplotlib.ticker import MaxNLocator
 from .arrays import Arrays, NamedArray
 from .base import AXIS_LABELS, FINE_TIMES, Analysis, Subject, marginals, on_depth, on_time
 from .figures import OKABE_ITO, Drawing, panels
-from .statistics import centre, dispersion, layer_positions
+from .statistics import center, dispersion, layer_positions
 
 
 class Trend(Analysis):
     """Mean and variance of the depth that is read, by block and by time."""
 
     name = "trend"
-    title = "Semantic centre and dispersion"
+    title = "Semantic center and dispersion"
     needs = "weights"
 
     @classmethod
@@ -22,32 +22,32 @@ class Trend(Analysis):
         return on_time(strategy) or on_depth(strategy)
 
     def compute(self, subject: Subject) -> Arrays:
-        """`centre_by_AXIS` and `dispersion_by_AXIS` for block, flow_time, or both marginals."""
+        """`center_by_AXIS` and `dispersion_by_AXIS` for block, flow_time, or both marginals."""
         positions = layer_positions(subject.layers)
         arrays: Arrays = {}
         for axis, weights in marginals(subject.weights(FINE_TIMES)).items():
             axes = {axis: weights.axes[axis]}
-            arrays[f"centre_by_{axis}"] = NamedArray(centre(weights.values, positions), axes)
+            arrays[f"center_by_{axis}"] = NamedArray(center(weights.values, positions), axes)
             arrays[f"dispersion_by_{axis}"] = NamedArray(dispersion(weights.values, positions), axes)
         return arrays
 
     def describe(self, arrays: Arrays, subject: Subject) -> list[str]:
-        """Where the centre starts and ends."""
+        """Where the center starts and ends."""
         texts = []
         for axis in _axes(arrays):
-            values = arrays[f"centre_by_{axis}"].values
+            values = arrays[f"center_by_{axis}"].values
             along = AXIS_LABELS[axis]
             texts.append(
-                f"Along {along} the centre goes from {values[0]:.3f} to {values[-1]:.3f} "
+                f"Along {along} the center goes from {values[0]:.3f} to {values[-1]:.3f} "
                 f"(least {values.min():.3f}, most {values.max():.3f}); uniform weights have 0.5."
             )
         return texts
 
     def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
-        """One panel an axis: the centre with a band of one standard deviation."""
+        """One panel an axis: the center with a band of one standard deviation."""
         figure, axes = panels(1, len(_axes(arrays)), 3.2, 2.4, sharey=True)
         for place, axis in zip(axes, _axes(arrays), strict=True):
-            middle, spread = arrays[f"centre_by_{axis}"], np.sqrt(arrays[f"dispersion_by_{axis}"].values)
+            middle, spread = arrays[f"center_by_{axis}"], np.sqrt(arrays[f"dispersion_by_{axis}"].values)
             x = middle.numbers(axis)
             place.fill_between(
                 x,
@@ -58,7 +58,7 @@ class Trend(Analysis):
                 linewidth=0,
                 label="±1 standard deviation",
             )
-            place.plot(x, middle.values, color=OKABE_ITO[0], marker="o", markersize=3, label="semantic centre")
+            place.plot(x, middle.values, color=OKABE_ITO[0], marker="o", markersize=3, label="semantic center")
             place.axhline(0.5, color="0.5", linewidth=0.7, linestyle=":")
             place.set_ylim(0, 1)
             place.set_xlabel(AXIS_LABELS[axis])
@@ -68,8 +68,8 @@ class Trend(Analysis):
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, ncols=2, loc="outside upper center")
         caption = (
-            "Semantic centre of the fusion weights, the mean depth of the layers read on a scale from 0 (shallowest) "
-            "to 1 (deepest), with ±1 standard deviation, the root of the semantic dispersion. Dotted: the centre of "
+            "Semantic center of the fusion weights, the mean depth of the layers read on a scale from 0 (shallowest) "
+            "to 1 (deepest), with ±1 standard deviation, the root of the semantic dispersion. Dotted: the center of "
             "uniform weights."
         )
         if len(axes) == 2:
@@ -78,4 +78,4 @@ class Trend(Analysis):
 
 
 def _axes(arrays: Arrays) -> list[str]:
-    return [name.removeprefix("centre_by_") for name in arrays if name.startswith("centre_by_")]
+    return [name.removeprefix("center_by_") for name in arrays if name.startswith("center_by_")]

@@ -86,7 +86,7 @@ class Usage(Analysis):
                 row += [share_correct(correct.at(keep=number)), paired_change(correct.at(keep=number), all_layers)]
             rows.append(row)
         caption = (
-            "Keeping the layers with the most weight, the weights renormalised. Layers run: of the language model, "
+            "Keeping the layers with the most weight, the weights renormalized. Layers run: of the language model, "
             f"which has {total}. Context change: relative, over blocks, times and tokens of {len(subject.prompts)} "
             "prompts."
         )

@@ -20,7 +20,7 @@ from .figures import (
     panels,
     remove_unused,
     save,
-    sequence_colours,
+    sequence_colors,
     style,
 )
 from .router import find_pipeline
@@ -121,17 +121,17 @@ def draw_curves(weights: NamedArray, all_blocks: bool = False) -> Drawing:
 
 def _time_curves(axes: Axes, values: NDArray[np.float64], weights: NamedArray) -> None:
     times = coarse_times(weights)
-    for time, colour in zip(times, sequence_colours(len(times)), strict=True):
+    for time, color in zip(times, sequence_colors(len(times)), strict=True):
         row = weights.axes["flow_time"].index(time)
-        axes.plot(weights.axes["layer"], values[row], color=colour, label=f"{time:.1f}", marker="o", markersize=2)
+        axes.plot(weights.axes["layer"], values[row], color=color, label=f"{time:.1f}", marker="o", markersize=2)
 
 
 def _block_curves(axes: Axes, weights: NamedArray, blocks: list[Any]) -> None:
     few = len(blocks) <= len(OKABE_ITO)
-    colours = OKABE_ITO if few else sequence_colours(len(blocks))
+    colors = OKABE_ITO if few else sequence_colors(len(blocks))
     for number, block in enumerate(blocks):
         options: dict[str, Any] = {
-            "color": colours[number],
+            "color": colors[number],
             "linestyle": DASHES[number] if few else "-",
             "label": str(block),
         }
@@ -139,7 +139,7 @@ def _block_curves(axes: Axes, weights: NamedArray, blocks: list[Any]) -> None:
 
 
 def draw_maps(weights: NamedArray) -> Drawing:
-    """Heat maps on one scale of colours: blocks by layers, for each of six times where they matter."""
+    """Heat maps on one scale of colors: blocks by layers, for each of six times where they matter."""
     if "flow_time" in weights.axes and "block" in weights.axes:
         return _draw_time_maps(weights)
     name = next((axis for axis in ("block", "flow_time") if axis in weights.axes), None)

@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Look inside a trained model: every figure and table of the paper, as one page that needs no network."""
     from ..analysis.base import AnalysisOptions
-    from ..analysis.report import analyse
+    from ..analysis.report import analyze
     from ..pipelines.generate import read_prompts
 
     options = AnalysisOptions(
@@ -56,5 +56,5 @@ def command(
         dtype=dtype,
         device=device,
     )
-    page = analyse(None if pipeline == "demo" else pipeline, out, only or [], options, save_map)
+    page = analyze(None if pipeline == "demo" else pipeline, out, only or [], options, save_map)
     typer.echo(f"Open {page.resolve().as_uri()}")

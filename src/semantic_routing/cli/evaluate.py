@@ -62,7 +62,7 @@ def scenes(
     device: Device = None,
     partial: Partial = False,
 ) -> None:
-    """Coloured shapes: 600 prompts of fifteen skills, half of them combinations that training never names."""
+    """Colored shapes: 600 prompts of fifteen skills, half of them combinations that training never names."""
     from ..evaluation import scenes as benchmark
     from ..evaluation.sampling import Sampler, is_main_process
 
@@ -113,14 +113,14 @@ def geneval(
     counting_threshold: Annotated[float, typer.Option(help="The same for the task counting.")] = 0.9,
     max_objects: Annotated[int, typer.Option(min=1, help="Instances kept a class.")] = 16,
     max_overlap: Annotated[float, typer.Option(help="IoU at which the worse instance is dropped; 1 drops none.")] = 1.0,
-    position_threshold: Annotated[float, typer.Option(help="How far apart centres must lie, in sizes.")] = 0.1,
+    position_threshold: Annotated[float, typer.Option(help="How far apart centers must lie, in sizes.")] = 0.1,
     bgcolor: Annotated[str, typer.Option(help="Around objects cut out for CLIP, or 'original'.")] = "#999",
     crop: Annotated[bool, typer.Option(help="Cut to the object's box for CLIP.")] = True,
     partial: Partial = False,
 ) -> None:
-    """GenEval: objects, counts, colours and places, judged by Mask2Former and CLIP. Needs evaluation_metadata.jsonl."""
+    """GenEval: objects, counts, colors and places, judged by Mask2Former and CLIP. Needs evaluation_metadata.jsonl."""
     from ..evaluation.geneval import scoring
-    from ..evaluation.geneval.colours import DEFAULT_CLIP
+    from ..evaluation.geneval.colors import DEFAULT_CLIP
     from ..evaluation.geneval.detector import DEFAULT_DETECTOR
     from ..evaluation.geneval.judging import JudgingOptions
     from ..evaluation.geneval.records import read_prompts

@@ -20,7 +20,7 @@ from .sources import BrokenExampleError, FolderImages, FolderSource
 logger = logging.getLogger(__name__)
 
 PROMPT = (
-    "Describe this image in one dense paragraph: every object with its colour, shape, material and number, where the "
+    "Describe this image in one dense paragraph: every object with its color, shape, material and number, where the "
     "objects are and how they relate, what is happening, the setting, the light and the style. Quote any writing. "
     "Say only what can be seen, and give the description alone."
 )

@@ -66,7 +66,7 @@ class ScenesSource(SourceConfig):
     source: Literal["scenes"] = "scenes"
     skills: list[str] = Field([], description="what captions exercise, named twice: twice as often; default: all")
     spacing: Literal[1, 2, 4] = Field(
-        1, description="of the lines on which centres lie, in 1/16 of the side; more is easier to learn"
+        1, description="of the lines on which centers lie, in 1/16 of the side; more is easier to learn"
     )
 
     @field_validator("skills")

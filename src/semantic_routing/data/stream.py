@@ -47,7 +47,7 @@ class ExampleStream(Dataset[Batch]):
         image_size: pixels a side; images are resized by their short side and cropped.
         seed: of order, crops, captions and noise.
         caption_dropout: share of captions replaced by the empty one, for classifier-free guidance.
-        random_crop: crop anywhere and not at the centre.
+        random_crop: crop anywhere and not at the center.
         horizontal_flip: mirror half of the images; captions that speak of left and right become wrong.
         original_caption_rate: share of examples that train on the caption which a newer one replaced.
 

@@ -102,7 +102,7 @@ def make_cells(
         config: a file or preset that every strategy starts from.
         overrides: changes to it.
         strategies: names; or config files, for what one word does not say, which go by their stem.
-        seeds: of initialisation, data order and noise in training.
+        seeds: of initialization, data order and noise in training.
         out: folder of the ablation.
 
     Raises:

@@ -41,8 +41,8 @@ LOSS_UNIT = 1e4
 PICTURED = 8
 TEXT_TOKENS = 32
 """Of the prompt whose cost is counted."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, told apart by colour-blind readers."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, told apart by color-blind readers."""
 
 
 @dataclass(frozen=True)
@@ -257,9 +257,9 @@ def draw_learning(by_label: Mapping[str, Sequence[Cell]], path: Path) -> Path:
             curves.append([losses[chunk].mean() for chunk in chunks])
         shortest = min(map(len, curves))
         values = np.array([curve[:shortest] for curve in curves])
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(steps[:shortest], values.mean(0), label=label, color=colour, linewidth=1)
-        axes.fill_between(steps[:shortest], values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        color = COLORS[number % len(COLORS)]
+        axes.plot(steps[:shortest], values.mean(0), label=label, color=color, linewidth=1)
+        axes.fill_between(steps[:shortest], values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="optimizer steps", ylabel="flow-matching loss", yscale="log")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .files import sha256
-from .judged import judge_images, judge_settings, write_judgements
+from .judged import judge_images, judge_settings, write_judgments
 from .judges import Answer, AnswerError, Form, Judge
 from .judges.asking import RETRY_TEMPERATURE
 from .judges.base import Encoding
 from .layout import flat_jobs
-from .report import OVERALL, Measure, Result, summarise
+from .report import OVERALL, Measure, Result, summarize
 from .sampling import Sampler, sample_images
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def score(
         images: where the images are; None is `out/images`.
         images_per_prompt: how many there should be; None is as many as were sampled, or one.
         encoding: of images on their way to an endpoint.
-        partial: give overall numbers even if judgements are missing.
+        partial: give overall numbers even if judgments are missing.
     """
     form = Form(MAX_TOKENS, encoding=encoding)
     # Literally: captions may contain braces.
@@ -178,25 +178,25 @@ def score(
     def read(answer: Answer) -> dict[str, Any]:
         return {"scores": parse_scores(answer.text)}
 
-    judgements = judge_images(judge, form, texts, read, out, images, images_per_prompt, RETRY_TEMPERATURE)
-    for image in judgements.judged:
+    judgments = judge_images(judge, form, texts, read, out, images, images_per_prompt, RETRY_TEMPERATURE)
+    for image in judgments.judged:
         if image.outcome["status"] == "ok":
             scores = image.outcome["scores"]
             scores = {**scores, "mean": sum(scores.values()) / len(scores)}
-            judgements.tally.add({f"{image.prompt_index}/{part}": value for part, value in scores.items()})
-    write_judgements(judgements, out, lambda image: {"prompt": prompts.prompts[image.prompt_index].prompt})
+            judgments.tally.add({f"{image.prompt_index}/{part}": value for part, value in scores.items()})
+    write_judgments(judgments, out, lambda image: {"prompt": prompts.prompts[image.prompt_index].prompt})
     settings = {
         "prompts": len(prompts.prompts),
         "prompts_sha256": prompts.sha256,
-        "judge": judge_settings(judge, judgements.judged),
+        "judge": judge_settings(judge, judgments.judged),
         "template_sha256": sha256(TEMPLATE),
         "temperature": 0,
         "retry_temperature": RETRY_TEMPERATURE,
         "max_tokens": MAX_TOKENS,
         "encoding": encoding,
-        "sampling": judgements.sampling,
+        "sampling": judgments.sampling,
     }
-    result = summarise("drawbench", judgements.tally, measures(prompts.prompts), settings, UNIT, partial)
+    result = summarize("drawbench", judgments.tally, measures(prompts.prompts), settings, UNIT, partial)
     result.write(out)
     return result
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .files import sha256
-from .judged import Judged, judge_images, judge_settings, write_judgements
+from .judged import Judged, judge_images, judge_settings, write_judgments
 from .judges import Answer, AnswerError, Form, Judge, yes_scores
 from .layout import flat_jobs
-from .report import OVERALL, Measure, Result, summarise
+from .report import OVERALL, Measure, Result, summarize
 from .sampling import Sampler, sample_images
 
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
@@ -127,31 +127,31 @@ def score(
         out: folder for answers and results, with the record of sampling.
         images: where the images are; None is `out/images`.
         images_per_prompt: how many there should be; None is as many as were sampled, or one.
-        partial: give overall numbers even if judgements are missing.
+        partial: give overall numbers even if judgments are missing.
     """
     form = Form(max_tokens=1, first_token=True, image_first=options.image_first)
     texts = {number: options.ask(prompt) for number, prompt in prompts.prompts.items()}
     # The first token's probabilities are the same at any temperature.
-    judgements = judge_images(judge, form, texts, _read, out, images, images_per_prompt, retry_temperature=0.0)
-    for image in judgements.judged:
+    judgments = judge_images(judge, form, texts, _read, out, images, images_per_prompt, retry_temperature=0.0)
+    for image in judgments.judged:
         if image.outcome["status"] != "ok":
             continue
         scores = image.outcome["scores"]
         if scores is None:
-            judgements.tally.problem("unresolved judgements", image.name)
+            judgments.tally.problem("unresolved judgments", image.name)
         else:
-            judgements.tally.add({str(image.prompt_index): scores[options.kind]})
-    write_judgements(judgements, out, lambda image: _describe(image, prompts, options))
+            judgments.tally.add({str(image.prompt_index): scores[options.kind]})
+    write_judgments(judgments, out, lambda image: _describe(image, prompts, options))
     settings = {
         "prompts": len(prompts.prompts),
         "sha256": prompts.sha256,
-        "judge": judge_settings(judge, judgements.judged),
+        "judge": judge_settings(judge, judgments.judged),
         "question": options.question,
         "image_first": options.image_first,
         "score": options.kind,
-        "sampling": judgements.sampling,
+        "sampling": judgments.sampling,
     }
-    result = summarise("genai-bench", judgements.tally, measures(prompts, options.kind), settings, UNIT, partial)
+    result = summarize("genai-bench", judgments.tally, measures(prompts, options.kind), settings, UNIT, partial)
     result.write(out)
     return result
 

@@ -1,4 +1,4 @@
-"""What benchmarks with a judge have in common: find the images, ask, and tell judgements from failures."""
+"""What benchmarks with a judge have in common: find the images, ask, and tell judgments from failures."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ LEDGER = "answers.jsonl"
 
 
 class Judged(NamedTuple):
-    """An image with its judgement, which may be a failure (see `ask_all`)."""
+    """An image with its judgment, which may be a failure (see `ask_all`)."""
 
     prompt_index: int
     sample_index: int
@@ -24,7 +24,7 @@ class Judged(NamedTuple):
     outcome: dict[str, Any]
 
 
-class Judgements(NamedTuple):
+class Judgments(NamedTuple):
     """All images of a benchmark, judged or not."""
 
     judged: list[Judged]
@@ -41,8 +41,8 @@ def judge_images(
     images: Path | None,
     images_per_prompt: int | None,
     retry_temperature: float,
-) -> Judgements:
-    """Asks about every image of every prompt; missing images and failed judgements are in the tally already.
+) -> Judgments:
+    """Asks about every image of every prompt; missing images and failed judgments are in the tally already.
 
     Args:
         judge: whom to ask.
@@ -68,7 +68,7 @@ def judge_images(
     for image in judged:
         if image.outcome["status"] != "ok":
             tally.problem(image.outcome["status"], f"{image.name} ({image.outcome['error']})")
-    return Judgements(judged, tally, sampling)
+    return Judgments(judged, tally, sampling)
 
 
 def judge_settings(judge: Judge, judged: list[Judged]) -> dict[str, Any]:
@@ -77,11 +77,11 @@ def judge_settings(judge: Judge, judged: list[Judged]) -> dict[str, Any]:
     return {**judge.identity, "reported": dict(said)}
 
 
-def write_judgements(judgements: Judgements, out: Path, describe: Callable[[Judged], dict[str, Any]]) -> None:
+def write_judgments(judgments: Judgments, out: Path, describe: Callable[[Judged], dict[str, Any]]) -> None:
     """Writes `results.jsonl`: a line an image, with all that the judge said."""
 
     def lines() -> Iterator[dict[str, Any]]:
-        for image in judgements.judged:
+        for image in judgments.judged:
             place = {"image": image.name, "prompt_index": image.prompt_index, "sample_index": image.sample_index}
             yield {**place, **describe(image), **image.outcome}
 

@@ -167,7 +167,7 @@ def format_row(row: Row | None) -> str:
     return f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"
 
 
-def summarise(
+def summarize(
     benchmark: str,
     tally: Tally,
     measures: Sequence[Measure],

@@ -16,7 +16,7 @@ import numpy as np
 from ..scenes import SKILLS, Claim, detect, held_out_prompts, sample_scene
 from .files import UnreadableImageError, read_image, sha256, write_lines
 from .layout import find_samples, make_jobs, sample_name, write_records
-from .report import OVERALL, Measure, Result, Tally, summarise
+from .report import OVERALL, Measure, Result, Tally, summarize
 from .sampling import Sampler, read_sampling, sample_images
 
 VERSION = 3
@@ -134,7 +134,7 @@ def score(
             lines.append(line)
     write_lines(out / "results.jsonl", lines)
     settings = {"version": VERSION, "prompts": len(prompts), "prompts_sha256": prompts_hash(prompts)}
-    result = summarise("scenes", tally, measures(prompts), {**settings, "sampling": sampling}, UNIT, partial)
+    result = summarize("scenes", tally, measures(prompts), {**settings, "sampling": sampling}, UNIT, partial)
     result.write(out)
     return result
 

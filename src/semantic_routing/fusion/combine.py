@@ -1,6 +1,6 @@
-"""The normalised convex combination, H_cond = Σ_l α^(l) · LN(H^(l)) (paper, eq. 2).
+"""The normalized convex combination, H_cond = Σ_l α^(l) · LN(H^(l)) (paper, eq. 2).
 
-`combine(weights, normalise(hidden_states))` defines it; `fuse` gives the same and never holds the normalised stack.
+`combine(weights, normalize(hidden_states))` defines it; `fuse` gives the same and never holds the normalized stack.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from torch.autograd.function import once_differentiable
 
 NORM_EPS = 1e-5
 
-# Bytes of the stack that are normalised and combined before the next: what a core's cache holds, or enough for a GPU
+# Bytes of the stack that are normalized and combined before the next: what a core's cache holds, or enough for a GPU
 # to be busy with.
 PIECE_BYTES = {"cpu": 2**21, "cuda": 2**25}
 
 
-def normalise(
+def normalize(
     hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
 ) -> Float[Tensor, "batch layers text_tokens text_channels"]:
     """Parameter-free LayerNorm of each layer's features over channels, in the dtype that comes in.
@@ -33,16 +33,16 @@ def normalise(
 
 def combine(
     weights: Float[Tensor, "blocks #batch layers"],
-    normalised: Float[Tensor, "batch layers text_tokens text_channels"],
+    normalized: Float[Tensor, "batch layers text_tokens text_channels"],
 ) -> Float[Tensor, "blocks batch text_tokens text_channels"]:
     """The weighted sum over layers of all blocks at once: one matrix product over the layer axis.
 
     `weights` may have a batch of 1, which then serves every row.
     """
-    batch, layers, text_tokens, text_channels = normalised.shape
+    batch, layers, text_tokens, text_channels = normalized.shape
     # The product accumulates in float32 inside the kernel; its operands keep the features' dtype.
-    with torch.autocast(normalised.device.type, enabled=False):
-        fused = torch.matmul(weights.transpose(0, 1).to(normalised.dtype), normalised.reshape(batch, layers, -1))
+    with torch.autocast(normalized.device.type, enabled=False):
+        fused = torch.matmul(weights.transpose(0, 1).to(normalized.dtype), normalized.reshape(batch, layers, -1))
     return fused.view(batch, -1, text_tokens, text_channels).transpose(0, 1)
 
 
@@ -50,9 +50,9 @@ def fuse(
     weights: Float[Tensor, "blocks #batch layers"],
     hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
 ) -> Float[Tensor, "blocks batch text_tokens text_channels"]:
-    """`combine(weights, normalise(hidden_states))`, a few text tokens at a time.
+    """`combine(weights, normalize(hidden_states))`, a few text tokens at a time.
 
-    The stack is read once and the result written once; all else stays in the cache. The backward pass normalises again
+    The stack is read once and the result written once; all else stays in the cache. The backward pass normalizes again
     and keeps nothing but the stack as it came.
     """
     fused: Tensor = _Fuse.apply(weights, hidden_states)  # type: ignore[no-untyped-call]
@@ -67,7 +67,7 @@ class _Fuse(torch.autograd.Function):
             len(weights), len(hidden_states), hidden_states.shape[2], hidden_states.shape[3]
         )
         for piece in _pieces(hidden_states):
-            fused[:, :, piece] = combine(weights, normalise(hidden_states[:, :, piece]))
+            fused[:, :, piece] = combine(weights, normalize(hidden_states[:, :, piece]))
         return fused
 
     @staticmethod
@@ -80,7 +80,7 @@ class _Fuse(torch.autograd.Function):
             with torch.enable_grad():
                 inputs = weights.detach(), hidden_states[:, :, piece].detach()
                 wanted = [x.requires_grad_() for x, needed in zip(inputs, ctx.needs_input_grad, strict=True) if needed]
-                fused = combine(inputs[0], normalise(inputs[1]))
+                fused = combine(inputs[0], normalize(inputs[1]))
             found = list(torch.autograd.grad(fused, wanted, gradient[:, :, piece]))
             if of_stack is not None:
                 of_stack[:, :, piece] = found.pop()

@@ -25,7 +25,7 @@ def sinusoidal_embedding(position: Float[Tensor, " batch"], channels: int) -> Fl
 class Gate(nn.Module):
     """`num_gates` independent gates φ(sigma) → Linear → SiLU → Linear, evaluated together.
 
-    The last linear layer is zero at initialisation, so that the logits start equal whatever the time.
+    The last linear layer is zero at initialization, so that the logits start equal whatever the time.
 
     Args:
         num_layers: language-model layers, the length of each logit vector.
@@ -49,7 +49,7 @@ class Gate(nn.Module):
 
     def forward(self, sigma: Float[Tensor, " batch"]) -> Float[Tensor, "gates batch layers"]:
         """Logits at noise level `sigma` in [0, 1], where 1 is noise (the reference's gate input)."""
-        # float32 whatever the model's precision: in bfloat16 neighbouring times would fall on one embedding.
+        # float32 whatever the model's precision: in bfloat16 neighboring times would fall on one embedding.
         with torch.autocast(sigma.device.type, enabled=False):
             embedding = sinusoidal_embedding(sigma, TIME_CHANNELS)
             hidden = torch.einsum("ght,bt->gbh", self.weight_in.float(), embedding) + self.bias_in.float()[:, None]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .combine import combine, fuse, normalise
+from .combine import combine, fuse, normalize
 from .strategies import STRATEGIES
 
 NUM_TRAIN_TIMESTEPS = 1000
@@ -15,12 +15,12 @@ NUM_TRAIN_TIMESTEPS = 1000
 class PreparedText(NamedTuple):
     """What depends on the prompt alone: features, and which of their tokens are real (None: all).
 
-    Features that will be fused many times are normalised already, others will be while they are fused.
+    Features that will be fused many times are normalized already, others will be while they are fused.
     """
 
     features: Float[Tensor, "batch layers text_tokens text_channels"]
     mask: Bool[Tensor, "batch text_tokens"] | None
-    normalised: bool
+    normalized: bool
 
 
 class SemanticRouter(nn.Module):
@@ -68,7 +68,7 @@ class SemanticRouter(nn.Module):
         hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
         mask: Bool[Tensor, "batch text_tokens"] | None = None,
     ) -> PreparedText:
-        """Does what depends on the prompt alone: cuts padding to the longest prompt, and normalises for sampling.
+        """Does what depends on the prompt alone: cuts padding to the longest prompt, and normalizes for sampling.
 
         Args:
             hidden_states: features of `num_layers` layers, shallow first.
@@ -82,8 +82,8 @@ class SemanticRouter(nn.Module):
             hidden_states, mask = hidden_states[:, :, :length], mask[:, :length]
         # A gate that sees the time has the text fused anew in every step of sampling. In training it is fused once.
         if self.depends_on_time and not torch.is_grad_enabled():
-            return PreparedText(normalise(hidden_states), mask, normalised=True)
-        return PreparedText(hidden_states, mask, normalised=False)
+            return PreparedText(normalize(hidden_states), mask, normalized=True)
+        return PreparedText(hidden_states, mask, normalized=False)
 
     def forward(
         self,
@@ -102,7 +102,7 @@ class SemanticRouter(nn.Module):
             if timestep is None:
                 raise ValueError("Pass either timestep or weights; both are None.")
             weights = self._softmax(timestep)
-        return (combine if prepared.normalised else fuse)(weights, prepared.features)
+        return (combine if prepared.normalized else fuse)(weights, prepared.features)
 
     def _softmax(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks #batch layers"]:
         # float32: with 36 layers a bfloat16 softmax could not tell weights that differ by less than a hundredth.

@@ -35,7 +35,7 @@ _RULES = (
     (r"^modulation_out\.linear\.", "norm_out.linear."),
     (r"\.modulation\.linear\.", ".input_layernorm.linear."),
 )
-# With sandwich norms `post_attention_layernorm` normalises what self-attention gives; without, what the MLP reads.
+# With sandwich norms `post_attention_layernorm` normalizes what self-attention gives; without, what the MLP reads.
 _NORMS = {"norm_attention": "input_layernorm", "norm_mlp": "post_attention_layernorm"}
 _SANDWICH_NORMS = {
     "norm_attention": "input_layernorm",

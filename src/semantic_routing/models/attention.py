@@ -22,12 +22,12 @@ class RMSNorm(nn.RMSNorm):
     """RMS norm whose statistics are float32 inside the kernel and whose output keeps the input's dtype."""
 
     def forward(self, x: Float[Tensor, "*batch channels"]) -> Float[Tensor, "*batch channels"]:
-        """Normalises the last axis."""
+        """Normalizes the last axis."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
 
 
 class KeyValue(NamedTuple):
-    """Keys, normalised, and values of the text for one block."""
+    """Keys, normalized, and values of the text for one block."""
 
     key: SourceHeads
     value: SourceHeads
@@ -90,11 +90,11 @@ class Attention(nn.Module, AttentionModuleMixin):
         self.processor = AttentionProcessor()
 
     def query(self, x: Float[Tensor, "batch tokens channels"]) -> Heads:
-        """Normalised queries."""
+        """Normalized queries."""
         return self.norm_q(self._split_heads(self.to_q(x)))
 
     def key_value(self, source: Float[Tensor, "batch tokens source_channels"]) -> KeyValue:
-        """Normalised keys, and values."""
+        """Normalized keys, and values."""
         return KeyValue(self.norm_k(self._split_heads(self.to_k(source))), self._split_heads(self.to_v(source)))
 
     def _split_heads(self, x: Tensor) -> Heads:
@@ -111,7 +111,7 @@ class SelfAttention(Attention):
     def rotated(
         self, x: Float[Tensor, "batch tokens channels"], rotary: Rotary | None
     ) -> tuple[Heads, SourceHeads, SourceHeads]:
-        """Queries and keys, normalised and rotated, and values."""
+        """Queries and keys, normalized and rotated, and values."""
         query, (key, value) = self.query(x), self.key_value(x)
         if rotary is not None:
             query, key = (apply_rotary_emb(t, rotary, use_real_unbind_dim=-2, sequence_dim=1) for t in (query, key))

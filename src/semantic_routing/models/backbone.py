@@ -58,8 +58,8 @@ class DiffusionTransformer2DModel(
 
     # Makes of prompts what `prepare_text` takes.
     prompt_encoder_class: ClassVar[type[TextEncoder]] = TextEncoder
-    # Modules that initialise themselves, after the linear layers have been.
-    _self_initialised: ClassVar[tuple[type[nn.Module], ...]] = (Addition, LinearModulation, TableModulation)
+    # Modules that initialize themselves, after the linear layers have been.
+    _self_initialized: ClassVar[tuple[type[nn.Module], ...]] = (Addition, LinearModulation, TableModulation)
 
     @classmethod
     def layers_read(cls, strategy: str, layers: list[int]) -> list[int]:
@@ -115,7 +115,7 @@ class DiffusionTransformer2DModel(
         nn.init.xavier_uniform_(patches.weight.view(patches.out_channels, -1))
         nn.init.zeros_(patches.bias)
         for module in self.modules():
-            if isinstance(module, self._self_initialised):
+            if isinstance(module, self._self_initialized):
                 cast(Addition, module).reset_parameters()
         nn.init.zeros_(self.proj_out.weight)
 

@@ -39,7 +39,7 @@ class RoutedBlock(nn.Module):
         head_channels: width of a head.
         mlp_ratio: inner width of the MLP over `channels`.
         modulation: one of the modulations of `timestep.py`.
-        sandwich_norm: also normalise each branch's output.
+        sandwich_norm: also normalize each branch's output.
         norm_eps: of all norms.
     """
 

@@ -27,7 +27,7 @@ class Modulation(NamedTuple):
     gate: Tensor | None = None
 
     def modulate(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
-        """Applied to a branch's normalised input."""
+        """Applied to a branch's normalized input."""
         return x if self.scale is None or self.shift is None else x * (1 + self.scale) + self.shift
 
     def gated(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
@@ -55,7 +55,7 @@ class Unmodulated(nn.Module):
 
 
 class LinearModulation(nn.Module):
-    """A linear layer of the signal, zero at initialisation: identity with closed gates."""
+    """A linear layer of the signal, zero at initialization: identity with closed gates."""
 
     def __init__(self, channels: int, parts: int) -> None:
         super().__init__()

@@ -56,7 +56,7 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
             (rotary, and sines of the place in a picture of `sample_size` added to each token: from knowing it a small
             model learns sooner).
         rope_base: base of the rotary frequencies.
-        sandwich_norm: also normalise the output of every branch.
+        sandwich_norm: also normalize the output of every branch.
         norm_eps: of all RMS norms.
 
     Raises:
@@ -66,7 +66,7 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
     _no_split_modules: ClassVar[list[str]] = ["RoutedBlock"]
     _repeated_blocks: ClassVar[list[str]] = ["RoutedBlock"]
     _keep_in_fp32_modules: ClassVar[list[str]] = ["router"]
-    _self_initialised = (*DiffusionTransformer2DModel._self_initialised, ContextEmbedder)
+    _self_initialized = (*DiffusionTransformer2DModel._self_initialized, ContextEmbedder)
 
     @register_to_config
     def __init__(

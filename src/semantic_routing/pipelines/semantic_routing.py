@@ -138,7 +138,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Makes `num_images_per_prompt` images of each prompt; images of one prompt are neighbours.
+        """Makes `num_images_per_prompt` images of each prompt; images of one prompt are neighbors.
 
         Args:
             prompt: one or several.

@@ -1,4 +1,4 @@
-"""The embedded world: an endless stream of captioned pictures of coloured shapes, and a detector that reads them back.
+"""The embedded world: an endless stream of captioned pictures of colored shapes, and a detector that reads them back.
 
 sample = sample_scene(seed=0, index=7)
 picture = render(sample.scene, 64)
@@ -9,11 +9,11 @@ from .claims import Background, Claim, Compare, Count, Every, Kind, Related, cla
 from .detector import detect, judge
 from .render import render
 from .stream import SKILLS, SceneSample, held_out_prompts, sample_scene
-from .world import BACKGROUNDS, COLOURS, SHAPES, Scene, SceneObject
+from .world import BACKGROUNDS, COLORS, SHAPES, Scene, SceneObject
 
 __all__ = [
     "BACKGROUNDS",
-    "COLOURS",
+    "COLORS",
     "SHAPES",
     "SKILLS",
     "Background",

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .geometry import RELATIONS, related
-from .world import BACKGROUNDS, COLOURS, PARTS, RADII, SHAPES, UNKNOWN, Scene, SceneObject
+from .world import BACKGROUNDS, COLORS, PARTS, RADII, SHAPES, UNKNOWN, Scene, SceneObject
 
 _VALUES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
-    "colour": tuple(COLOURS),
+    "color": tuple(COLORS),
     "size": tuple(RADII),
     "part": PARTS,
 }
@@ -25,7 +25,7 @@ class Kind:
     """A description of objects; what is None is left open, so `Kind()` is any object at all."""
 
     shape: str | None = None
-    colour: str | None = None
+    color: str | None = None
     size: str | None = None
     part: str | None = None
 
@@ -48,7 +48,7 @@ class Kind:
         return [thing for thing in scene.objects if self.matches(thing)]
 
     def __str__(self) -> str:
-        return " ".join(word for word in (self.size, self.part, self.colour, self.shape or "object") if word)
+        return " ".join(word for word in (self.size, self.part, self.color, self.shape or "object") if word)
 
 
 class Claim(ABC):

@@ -1,6 +1,6 @@
 """Reads a picture, also a blurred or noisy one, back into a scene.
 
-Every pixel is explained as a mix of the background and one object colour; connected pixels of one colour are an object;
+Every pixel is explained as a mix of the background and one object color; connected pixels of one color are an object;
 its shape, size and part are those of the drawn template that it agrees with best. What agrees with none is `UNKNOWN`.
 """
 
@@ -17,12 +17,12 @@ from PIL import Image
 from .claims import Claim
 from .geometry import FloatArray
 from .render import MIN_SIZE, coverage
-from .world import BACKGROUNDS, COLOURS, PARTS, RADII, REACH, SHAPES, UNKNOWN, Scene, SceneObject
+from .world import BACKGROUNDS, COLORS, PARTS, RADII, REACH, SHAPES, UNKNOWN, Scene, SceneObject
 
 MAX_SIZE = 64
 """Larger pictures are reduced to this side first: it shows all that there is to see."""
 MIN_INK = 0.4
-"""A pixel belongs to an object from this share of the object's colour on."""
+"""A pixel belongs to an object from this share of the object's color on."""
 MIN_AREA = 0.4
 """Spots with less ink than this share of the smallest shape's are noise."""
 MIN_AGREEMENT = 0.85
@@ -36,9 +36,9 @@ SCALES = (0.9, 1.0, 1.1)
 PHASES = 4
 """Templates are drawn at this many positions within a pixel along each axis."""
 
-_COLOUR_NAMES, _COLOUR_VALUES = tuple(COLOURS), np.array(list(COLOURS.values()), np.float32)
+_COLOR_NAMES, _COLOR_VALUES = tuple(COLORS), np.array(list(COLORS.values()), np.float32)
 _GROUND_NAMES, _GROUND_VALUES = tuple(BACKGROUNDS), np.array(list(BACKGROUNDS.values()), np.float32)
-_PALETTE = np.concatenate([_GROUND_VALUES, _COLOUR_VALUES])
+_PALETTE = np.concatenate([_GROUND_VALUES, _COLOR_VALUES])
 
 Mask = NDArray[np.bool_]
 
@@ -47,7 +47,7 @@ Mask = NDArray[np.bool_]
 class Templates:
     """All shapes, sizes and parts as drawn in a picture of one size, each at all `SCALES`, crisp and soft.
 
-    The ink's centre of mass lies in the middle of the window.
+    The ink's center of mass lies in the middle of the window.
     """
 
     names: list[tuple[str, str, str]]
@@ -55,7 +55,7 @@ class Templates:
     ink: FloatArray
     """(phase_y, phase_x, template, window, window), 0 to 1."""
     offset: FloatArray
-    """(template, 2): centre of mass minus centre of the object along x and y, in pixels."""
+    """(template, 2): center of mass minus center of the object along x and y, in pixels."""
     energy: FloatArray
     """(phase_y, phase_x, template): sum of the squared ink."""
     rival: Mask
@@ -84,17 +84,17 @@ def templates(size: int) -> Templates:
 
     def draw(name: tuple[str, str, str], scale: float, shift_x: float, shift_y: float) -> FloatArray:
         shape, of_size, part = name
-        centre_x, centre_y = (middle + shift_x / size) / scale, (middle + shift_y / size) / scale
+        center_x, center_y = (middle + shift_x / size) / scale, (middle + shift_y / size) / scale
         # Magnifying is drawing at a higher resolution: lengths and pixels scale alike.
-        return coverage(SceneObject(shape, "", of_size, centre_x, centre_y, part), x / scale, y / scale, size * scale)
+        return coverage(SceneObject(shape, "", of_size, center_x, center_y, part), x / scale, y / scale, size * scale)
 
     names = [(shape, "small", "solid") for shape in SHAPES] + list(product(SHAPES, ("large",), PARTS))
     variants = list(product(names, SCALES))
     ink = np.empty((PHASES, PHASES, len(variants), len(axis), len(axis)), np.float32)
     offset = np.empty((len(variants), 2), np.float32)
     for index, (name, scale) in enumerate(variants):
-        centred = draw(name, scale, 0.0, 0.0)
-        offset[index] = [float((centred * (a - middle)).sum() / centred.sum()) * size for a in (x, y)]
+        centered = draw(name, scale, 0.0, 0.0)
+        offset[index] = [float((centered * (a - middle)).sum() / centered.sum()) * size for a in (x, y)]
         for row, column in product(range(PHASES), repeat=2):
             shift_x, shift_y = column / PHASES - offset[index, 0], row / PHASES - offset[index, 1]
             ink[row, column, index] = draw(name, scale, float(shift_x), float(shift_y))
@@ -122,35 +122,35 @@ def _as_square(image: NDArray[Any]) -> FloatArray:
 
 
 def _background(picture: FloatArray) -> tuple[str, FloatArray]:
-    """The background's name, and its colour as it appears in this picture."""
+    """The background's name, and its color as it appears in this picture."""
     pixels = picture.reshape(-1, 3)
     nearest = ((pixels[:, None] - _PALETTE) ** 2).sum(-1).argmin(1)
     votes = np.bincount(nearest, minlength=len(_PALETTE))[: len(_GROUND_NAMES)]
     winner = int(votes.argmax())
-    colour = np.median(pixels[nearest == winner], axis=0) if votes[winner] else _GROUND_VALUES[winner]
-    return _GROUND_NAMES[winner], colour.astype(np.float32)
+    color = np.median(pixels[nearest == winner], axis=0) if votes[winner] else _GROUND_VALUES[winner]
+    return _GROUND_NAMES[winner], color.astype(np.float32)
 
 
 def _box_sum(maps: FloatArray) -> FloatArray:
-    """Sum over each pixel's neighbourhood of 3 × 3, for maps (..., size, size)."""
+    """Sum over each pixel's neighborhood of 3 × 3, for maps (..., size, size)."""
     padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
     rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
     return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
 
 
 def _unmix(picture: FloatArray, ground: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
-    """How much of each colour (colours, size, size) a pixel would hold, and which colour explains it best.
+    """How much of each color (colors, size, size) a pixel would hold, and which color explains it best.
 
-    A pixel's neighbours are explained along with it, so that noise does not decide; what holds no ink has no say.
+    A pixel's neighbors are explained along with it, so that noise does not decide; what holds no ink has no say.
     """
-    mixed, pure = picture - ground, _COLOUR_VALUES - ground
+    mixed, pure = picture - ground, _COLOR_VALUES - ground
     ink = np.clip(np.einsum("yxc,kc->kyx", mixed, pure) / (pure**2).sum(1)[:, None, None], 0, 1)
     unexplained = ((mixed - ink[..., None] * pure[:, None, None]) ** 2).sum(-1)
     return ink, _box_sum(unexplained).argmin(0)
 
 
 def _components(labels: NDArray[np.intp]) -> list[Mask]:
-    """Masks of the connected areas (8 neighbours) of equal label; label −1 is background."""
+    """Masks of the connected areas (8 neighbors) of equal label; label −1 is background."""
     height, width = labels.shape
     stride = width + 2
     flat = np.pad(labels, 1, constant_values=-1).ravel().tolist()
@@ -172,7 +172,7 @@ def _components(labels: NDArray[np.intp]) -> list[Mask]:
     return masks
 
 
-def _identify(ink: FloatArray, colour: str) -> SceneObject:
+def _identify(ink: FloatArray, color: str) -> SceneObject:
     """The object whose ink (size, size) this is.
 
     Ink a and template b agree by a·b / (a·a + b·b − a·b), which is 1 for a = b.
@@ -190,28 +190,28 @@ def _identify(ink: FloatArray, colour: str) -> SceneObject:
     rivalry = (1 - agreement[best]) / (1 - agreement[known.rival[best]].max())
     clear = agreement[best] > MIN_AGREEMENT and rivalry < MAX_RIVALRY
     shape, scale, part = known.names[best] if clear else (UNKNOWN,) * 3
-    centre_x, centre_y = ((x, y) - known.offset[best] + 0.5) / size
-    return SceneObject(shape, colour, scale, float(centre_x), float(centre_y), part)
+    center_x, center_y = ((x, y) - known.offset[best] + 0.5) / size
+    return SceneObject(shape, color, scale, float(center_x), float(center_y), part)
 
 
 def detect(image: NDArray[Any]) -> Scene:
     """The scene that a picture, uint8 (H, W, 3), shows.
 
-    An object that looks like none of this world has `UNKNOWN` as shape, size and part, and the nearest colour.
+    An object that looks like none of this world has `UNKNOWN` as shape, size and part, and the nearest color.
     """
     picture = _as_square(image)
     background, ground = _background(picture)
-    ink, colour = _unmix(picture, ground)
-    own_ink = np.take_along_axis(ink, colour[None], 0)[0]
-    masks = _components(np.where(own_ink > MIN_INK, colour, -1))
+    ink, color = _unmix(picture, ground)
+    own_ink = np.take_along_axis(ink, color[None], 0)[0]
+    masks = _components(np.where(own_ink > MIN_INK, color, -1))
     least = MIN_AREA * templates(len(picture)).smallest_area
     masks = [mask for mask in masks if own_ink[mask].sum() > least]
-    taken = np.any(masks, axis=0) if masks else np.zeros_like(colour, np.bool_)
+    taken = np.any(masks, axis=0) if masks else np.zeros_like(color, np.bool_)
     objects = []
     for mask in masks:
-        index = int(colour[mask][0])
+        index = int(color[mask][0])
         near = _box_sum(mask.astype(np.float32)) > 0
-        objects.append(_identify(np.where(mask | (near & ~taken), ink[index], 0), _COLOUR_NAMES[index]))
+        objects.append(_identify(np.where(mask | (near & ~taken), ink[index], 0), _COLOR_NAMES[index]))
     return Scene(background, tuple(objects))
 
 

@@ -20,7 +20,7 @@ APART = 0.045
 TOUCH_TOLERANCE = 0.025
 """Objects closer than this count as touching."""
 CLEAR_OFFSET = 0.1
-"""Centres closer than this along an axis are not left/right or above/below of each other."""
+"""Centers closer than this along an axis are not left/right or above/below of each other."""
 
 DIRECTIONS = ("left", "right", "above", "below")
 RELATIONS = (*DIRECTIONS, "touching", "inside")
@@ -121,7 +121,7 @@ def gap(a: SceneObject, b: SceneObject) -> float:
 
 @cache
 def contact_distance(shape_a: str, size_a: str, shape_b: str, size_b: str, direction: tuple[int, int]) -> float:
-    """How far along `direction`, a unit step along an axis, b's centre lies from a's when they just touch."""
+    """How far along `direction`, a unit step along an axis, b's center lies from a's when they just touch."""
     a = SceneObject(shape_a, "", size_a, 0.0, 0.0, "solid")
     near, far = 0.0, 2 * REACH * (a.radius + SceneObject(shape_b, "", size_b, 0.0, 0.0, "solid").radius)
     for _ in range(16):
@@ -132,7 +132,7 @@ def contact_distance(shape_a: str, size_a: str, shape_b: str, size_b: str, direc
 
 
 def relation_between(a: SceneObject, b: SceneObject) -> str | None:
-    """Which way `a` lies from `b`: the axis along which their centres are farther apart decides."""
+    """Which way `a` lies from `b`: the axis along which their centers are farther apart decides."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) > abs(dy) and abs(dx) > CLEAR_OFFSET:
         return "right" if dx > 0 else "left"

@@ -13,9 +13,9 @@ from .claims import Background, Claim, Compare, Count, Every, Kind, Related
 from .geometry import DIRECTIONS
 from .layout import Link
 from .words import NUMBERS, RELATION_WORDS, listed, noun, on_background, opened, thing, things
-from .world import BACKGROUNDS, COLOURS, HOST, MAX_OBJECTS, PARTS, SHAPES, SceneObject
+from .world import BACKGROUNDS, COLORS, HOST, MAX_OBJECTS, PARTS, SHAPES, SceneObject
 
-_BACKGROUNDS, _COLOURS = tuple(BACKGROUNDS), tuple(COLOURS)
+_BACKGROUNDS, _COLORS = tuple(BACKGROUNDS), tuple(COLORS)
 _UNPLACED = 0.5
 
 LARGE_AT_MOST = {1: 1, 2: 2, 3: 1, 4: 1}
@@ -43,8 +43,8 @@ def complete(rng: Random, plan: Plan) -> list[SceneObject]:
         if size is None:
             size = "large" if large_left > 0 and rng.random() < 0.5 else "small"
             large_left -= size == "large"
-        colour = kind.colour or rng.choice(_COLOURS)
-        objects.append(SceneObject(kind.shape or "", colour, size, _UNPLACED, _UNPLACED, kind.part or "solid"))
+        color = kind.color or rng.choice(_COLORS)
+        objects.append(SceneObject(kind.shape or "", color, size, _UNPLACED, _UNPLACED, kind.part or "solid"))
     return objects
 
 
@@ -74,8 +74,8 @@ def _two_shapes(rng: Random) -> tuple[str, str]:
     return first, second
 
 
-def _two_colours(rng: Random) -> tuple[str, str]:
-    first, second = rng.sample(_COLOURS, 2)
+def _two_colors(rng: Random) -> tuple[str, str]:
+    first, second = rng.sample(_COLORS, 2)
     return first, second
 
 
@@ -108,21 +108,21 @@ def two_object(rng: Random, stratum: float) -> Plan:
 def counting(rng: Random, stratum: float) -> Plan:
     """Three red circles, and nothing else."""
     number = 1 + int(stratum * 5)
-    shape, colour = rng.choice(SHAPES), rng.choice(_COLOURS)
-    kind = Kind(shape, colour if rng.random() < 0.7 else None)
+    shape, color = rng.choice(SHAPES), rng.choice(_COLORS)
+    kind = Kind(shape, color if rng.random() < 0.7 else None)
     phrase = things(rng, kind, number)
     if rng.random() < 0.1:
         phrase = f"exactly {NUMBERS[number]} {noun(rng, kind, number)}"
     claims = [Count(kind, number), Count(Kind(), number)]
-    return _plan(rng, [Kind(shape, colour)] * number, phrase, claims, opening=number)
+    return _plan(rng, [Kind(shape, color)] * number, phrase, claims, opening=number)
 
 
 def colors(rng: Random, stratum: float) -> Plan:
     """A red circle."""
-    kind = Kind(rng.choice(SHAPES), rng.choice(_COLOURS))
+    kind = Kind(rng.choice(SHAPES), rng.choice(_COLORS))
     words = thing(rng, kind)
     if rng.random() < 0.2:
-        words = f"{thing(rng, Kind(kind.shape))} that is {kind.colour}"
+        words = f"{thing(rng, Kind(kind.shape))} that is {kind.color}"
     return _plan(rng, [kind], words, _one_each([kind]), naming=0.25)
 
 
@@ -141,7 +141,7 @@ def position(rng: Random, stratum: float) -> Plan:
 
 def color_attr(rng: Random, stratum: float) -> Plan:
     """A red circle and a blue square."""
-    kinds = [Kind(shape, colour) for shape, colour in zip(_two_shapes(rng), _two_colours(rng), strict=True)]
+    kinds = [Kind(shape, color) for shape, color in zip(_two_shapes(rng), _two_colors(rng), strict=True)]
     wording = rng.choice(("{} and {}", "{} and {}", "{} and {}", "{} with {}", "{} next to {}"))
     phrase = wording.format(*(thing(rng, kind) for kind in kinds))
     return _plan(rng, kinds, phrase, _one_each(kinds), naming=0.1)
@@ -149,12 +149,12 @@ def color_attr(rng: Random, stratum: float) -> Plan:
 
 def attribute(rng: Random, stratum: float) -> Plan:
     """A large striped red circle, alone or with another object."""
-    shapes, colours = _two_shapes(rng), _two_colours(rng)
+    shapes, colors = _two_shapes(rng), _two_colors(rng)
     kinds = []
-    for shape, colour in list(zip(shapes, colours, strict=True))[: 1 + (rng.random() < 0.5)]:
+    for shape, color in list(zip(shapes, colors, strict=True))[: 1 + (rng.random() < 0.5)]:
         part = rng.choice((None, *PARTS))
         size = "large" if part in ("outlined", "striped") else rng.choice(("small", "large"))
-        kinds.append(Kind(shape, colour, size, part))
+        kinds.append(Kind(shape, color, size, part))
     phrase = listed([thing(rng, kind) for kind in kinds])
     return _plan(rng, kinds, phrase, _one_each(kinds))
 
@@ -163,8 +163,8 @@ def scene(rng: Random, stratum: float) -> Plan:
     """A red circle and two blue stars on a beige background; half of the captions are dense."""
     if stratum < 0.5:
         return _dense(rng, 1 + int(stratum * 2 * MAX_OBJECTS))
-    groups = list(zip(_two_shapes(rng), _two_colours(rng), strict=True))[: 1 + (rng.random() < 0.5)]
-    kinds = [Kind(shape, colour if rng.random() < 0.8 else None) for shape, colour in groups]
+    groups = list(zip(_two_shapes(rng), _two_colors(rng), strict=True))[: 1 + (rng.random() < 0.5)]
+    kinds = [Kind(shape, color if rng.random() < 0.8 else None) for shape, color in groups]
     numbers = [rng.choice((1, 1, 2)) for _ in kinds]
     phrase = listed([things(rng, *group) for group in zip(kinds, numbers, strict=True)])
     claims = [Count(kind, number) for kind, number in zip(kinds, numbers, strict=True)]
@@ -176,11 +176,11 @@ def spatial_relation(rng: Random, stratum: float) -> Plan:
     """A red circle left of a blue square, and perhaps a third object by one of the two."""
     relation = _pick(stratum, DIRECTIONS)
     number = rng.choice((2, 2, 3))
-    shapes, colours = rng.sample(SHAPES, number), rng.sample(_COLOURS, number)
+    shapes, colors = rng.sample(SHAPES, number), rng.sample(_COLORS, number)
     sized = rng.random() < 0.3 and number == 2
     kinds = [
-        Kind(shape, colour, rng.choice(("small", "large")) if sized else None)
-        for shape, colour in zip(shapes, colours, strict=True)
+        Kind(shape, color, rng.choice(("small", "large")) if sized else None)
+        for shape, color in zip(shapes, colors, strict=True)
     ]
     claims = [*_one_each(kinds), Related(relation, kinds[0], kinds[1])]
     links: list[Link] = [(relation, 0, 1)]
@@ -197,7 +197,7 @@ def spatial_relation(rng: Random, stratum: float) -> Plan:
 def action_relation(rng: Random, stratum: float) -> Plan:
     """A red circle touching a blue square, or a small red star inside a large blue circle."""
     relation = _pick(stratum, ("touching", "inside"))
-    a, b = (Kind(shape, colour) for shape, colour in zip(_two_shapes(rng), _two_colours(rng), strict=True))
+    a, b = (Kind(shape, color) for shape, color in zip(_two_shapes(rng), _two_colors(rng), strict=True))
     said_a, said_b, kinds = a, b, [a, b]
     if relation == "inside":
         a = replace(a, shape=rng.choice([shape for shape in SHAPES if shape != HOST]))
@@ -214,8 +214,8 @@ def action_relation(rng: Random, stratum: float) -> Plan:
 def part(rng: Random, stratum: float) -> Plan:
     """A red circle with stripes, alone or beside a solid object."""
     how = _pick(stratum, ("outlined", "striped", "solid"))
-    shapes, colours = _two_shapes(rng), _two_colours(rng)
-    kind = Kind(shapes[0], colours[0] if rng.random() < 0.7 else None, None, how)
+    shapes, colors = _two_shapes(rng), _two_colors(rng)
+    kind = Kind(shapes[0], colors[0] if rng.random() < 0.7 else None, None, how)
     words = thing(rng, kind)
     if rng.random() < 0.4:
         plain = thing(rng, replace(kind, part=None))
@@ -223,16 +223,16 @@ def part(rng: Random, stratum: float) -> Plan:
         words = f"{plain} {endings[how]}"
     kinds = [kind]
     if rng.random() < 0.4:
-        kinds.append(Kind(shapes[1], colours[1] if kind.colour else None))
+        kinds.append(Kind(shapes[1], colors[1] if kind.color else None))
         words = f"{words} and {thing(rng, kinds[1])}"
     return _plan(rng, kinds, words, _one_each(kinds))
 
 
 def comparison(rng: Random, stratum: float) -> Plan:
     """More red circles than blue squares, or as many."""
-    shapes, colours = _two_shapes(rng), _two_colours(rng)
-    coloured = rng.random() < 0.6
-    a, b = (Kind(s, c if coloured else None) for s, c in zip(shapes, colours, strict=True))
+    shapes, colors = _two_shapes(rng), _two_colors(rng)
+    colored = rng.random() < 0.6
+    a, b = (Kind(s, c if colored else None) for s, c in zip(shapes, colors, strict=True))
     more, fewer = rng.choice(((2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (1, 1), (2, 2), (3, 3)))
     order = "more" if more > fewer else "equal"
     if order == "equal":
@@ -245,26 +245,26 @@ def comparison(rng: Random, stratum: float) -> Plan:
     if rng.random() < 0.5:
         phrase = f"{things(rng, a, more)} and {things(rng, b, fewer)}, {phrase}"
         claims += [Count(a, more), Count(b, fewer)]
-    drawn = [Kind(shapes[0], colours[0])] * more + [Kind(shapes[1], colours[1])] * fewer
+    drawn = [Kind(shapes[0], colors[0])] * more + [Kind(shapes[1], colors[1])] * fewer
     return _plan(rng, drawn, phrase, claims, opening=0)
 
 
 def differentiation(rng: Random, stratum: float) -> Plan:
     """Two circles, one red and the other blue."""
-    shape, colours = rng.choice(SHAPES), _two_colours(rng)
-    how = _pick(stratum, ("colour", "size", "part"))
-    if how == "colour":
-        kinds = [Kind(shape, colours[0]), Kind(shape, colours[1])]
-        names: Sequence[str] = colours
+    shape, colors = rng.choice(SHAPES), _two_colors(rng)
+    how = _pick(stratum, ("color", "size", "part"))
+    if how == "color":
+        kinds = [Kind(shape, colors[0]), Kind(shape, colors[1])]
+        names: Sequence[str] = colors
     elif how == "size":
-        kinds = [Kind(shape, colours[0], "small"), Kind(shape, colours[0], "large")]
+        kinds = [Kind(shape, colors[0], "small"), Kind(shape, colors[0], "large")]
         names = rng.choice((("small", "large"), ("little", "big")))
     else:
         names = rng.sample(PARTS, 2)
-        kinds = [Kind(shape, colours[0], None, name) for name in names]
-    shared = Kind(shape, colours[0] if how != "colour" and rng.random() < 0.6 else None)
+        kinds = [Kind(shape, colors[0], None, name) for name in names]
+    shared = Kind(shape, colors[0] if how != "color" and rng.random() < 0.6 else None)
     claims: list[Claim] = [Count(shared, 2)]
-    said = [kind if how == "colour" else replace(kind, colour=shared.colour) for kind in kinds]
+    said = [kind if how == "color" else replace(kind, color=shared.color) for kind in kinds]
     claims += _one_each(said)
     wordings = (
         f"{things(rng, shared, 2)}, one {names[0]} and the other {names[1]}",
@@ -276,9 +276,9 @@ def differentiation(rng: Random, stratum: float) -> Plan:
 
 def negation(rng: Random, stratum: float) -> Plan:
     """A red circle and no squares; two stars that are not blue."""
-    (shape, absent), (colour, avoided) = _two_shapes(rng), _two_colours(rng)
+    (shape, absent), (color, avoided) = _two_shapes(rng), _two_colors(rng)
     number = 1 + int(stratum * 3)
-    kind = Kind(shape, colour)
+    kind = Kind(shape, color)
     open_kind = Kind(shape)
     are, none = ("is", "it is not") if number == 1 else ("are", "none of them is")
     how = rng.randrange(4)
@@ -291,7 +291,7 @@ def negation(rng: Random, stratum: float) -> Plan:
         claims = [Count(kind, number), Count(Kind(absent), 0)]
     elif how == 2:
         phrase = f"{things(rng, kind, number)}, {rng.choice(('and nothing', 'but nothing'))} {avoided}"
-        claims = [Count(kind, number), Count(Kind(colour=avoided), 0)]
+        claims = [Count(kind, number), Count(Kind(color=avoided), 0)]
     else:
         phrase = f"{things(rng, open_kind, number)}, {none} {avoided}"
         claims = [Count(open_kind, number), Count(Kind(shape, avoided), 0)]
@@ -301,34 +301,34 @@ def negation(rng: Random, stratum: float) -> Plan:
 def universality(rng: Random, stratum: float) -> Plan:
     """Three shapes, all of them red; every circle is blue."""
     number = 2 + int(stratum * 4)
-    colour = rng.choice(_COLOURS)
+    color = rng.choice(_COLORS)
     if rng.random() < 0.5:
-        drawn = [Kind(rng.choice(SHAPES), colour) for _ in range(number)]
+        drawn = [Kind(rng.choice(SHAPES), color) for _ in range(number)]
         kind = Kind()
     else:
-        drawn = [Kind(rng.choice(SHAPES), colour)] * number
+        drawn = [Kind(rng.choice(SHAPES), color)] * number
         kind = Kind(drawn[0].shape)
     one, many = noun(rng, kind), noun(rng, kind, number)
     counted = f"{NUMBERS[number]} {many}"
     wordings = (
-        f"{counted}, all of them {colour}",
-        f"{counted}, each of them {colour}",
-        f"{'both' if number == 2 else f'all {NUMBERS[number]}'} {many} are {colour}",
-        f"{counted} and every {one} is {colour}",
+        f"{counted}, all of them {color}",
+        f"{counted}, each of them {color}",
+        f"{'both' if number == 2 else f'all {NUMBERS[number]}'} {many} are {color}",
+        f"{counted} and every {one} is {color}",
     )
-    claims = [Count(kind, number), Every(kind, Kind(colour=colour))]
+    claims = [Count(kind, number), Every(kind, Kind(color=color))]
     return _plan(rng, drawn, rng.choice(wordings), claims, opening=0)
 
 
 def _dense(rng: Random, number: int) -> Plan:
-    """Everything is said: background, every object with size, part and colour, and up to two relations."""
+    """Everything is said: background, every object with size, part and color, and up to two relations."""
     large_left = LARGE_AT_MOST.get(number, 0)
     kinds = []
     for _ in range(number):
         large = large_left > 0 and rng.random() < 0.6
         large_left -= large
         how = rng.choice(PARTS) if large else "solid"
-        kinds.append(Kind(rng.choice(SHAPES), rng.choice(_COLOURS), "large" if large else "small", how))
+        kinds.append(Kind(rng.choice(SHAPES), rng.choice(_COLORS), "large" if large else "small", how))
     distinct = list(dict.fromkeys(kinds))
     claims: list[Claim] = [Count(kind, kinds.count(kind)) for kind in distinct]
     background = rng.choice(_BACKGROUNDS)
@@ -340,7 +340,7 @@ def _dense(rng: Random, number: int) -> Plan:
         relation = rng.choice(DIRECTIONS)
         links.append((relation, subject, anchor))
         claims.append(Related(relation, kinds[subject], kinds[anchor]))
-        names = [f"the {kinds[index].colour} {kinds[index].shape}" for index in (subject, anchor)]
+        names = [f"the {kinds[index].color} {kinds[index].shape}" for index in (subject, anchor)]
         sentences.append(f"{names[0]} is {rng.choice(RELATION_WORDS[relation])} {names[1]}")
     caption = ". ".join(sentence[0].upper() + sentence[1:] for sentence in sentences) + "."
     return Plan(tuple(kinds), caption, (*claims, Background(background)), background, tuple(links))

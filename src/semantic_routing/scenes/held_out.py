@@ -1,6 +1,6 @@
 """Combinations that no caption of training speaks of and, backgrounds aside, none of its pictures shows.
 
-They are kept for evaluation. Every colour, shape, part, background, number and relation on its own is plentiful.
+They are kept for evaluation. Every color, shape, part, background, number and relation on its own is plentiful.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ Combination = tuple[str, ...]
 
 HELD_OUT: frozenset[Combination] = frozenset(
     {
-        ("colour", "green", "circle"),
-        ("colour", "purple", "square"),
-        ("colour", "blue", "triangle"),
-        ("colour", "orange", "star"),
-        ("colour", "yellow", "cross"),
-        ("colour", "pink", "heart"),
+        ("color", "green", "circle"),
+        ("color", "purple", "square"),
+        ("color", "blue", "triangle"),
+        ("color", "orange", "star"),
+        ("color", "yellow", "cross"),
+        ("color", "pink", "heart"),
         ("number", "2", "cross"),
         ("number", "3", "triangle"),
         ("number", "4", "circle"),
@@ -68,7 +68,7 @@ def relation_combination(relation: str, subject: str, anchor: str) -> Combinatio
 
 
 def _of_kind(kind: Kind | SceneObject) -> set[Combination]:
-    attributes = {("colour", kind.colour, kind.shape), ("part", kind.part, kind.shape)}
+    attributes = {("color", kind.color, kind.shape), ("part", kind.part, kind.shape)}
     return {(name, value, shape) for name, value, shape in attributes if value and shape}
 
 
@@ -91,16 +91,16 @@ def shown(scene: Scene) -> set[Combination]:
     for thing in things:
         found |= _of_kind(thing)
     of_shape = Counter(thing.shape for thing in things)
-    of_colour_and_shape = Counter((thing.colour, thing.shape) for thing in things)
+    of_color_and_shape = Counter((thing.color, thing.shape) for thing in things)
     found |= {("number", str(number), shape) for shape, number in of_shape.items()}
-    found |= {("number", str(number), shape) for (_, shape), number in of_colour_and_shape.items()}
+    found |= {("number", str(number), shape) for (_, shape), number in of_color_and_shape.items()}
     for a, b in pairs_of(things, 2):
         found |= _of_pair(a, b)
     return found
 
 
 def _merged(kind: Kind, quality: Kind) -> Kind:
-    return Kind(*(getattr(quality, name) or getattr(kind, name) for name in ("shape", "colour", "size", "part")))
+    return Kind(*(getattr(quality, name) or getattr(kind, name) for name in ("shape", "color", "size", "part")))
 
 
 def stated(claims: Iterable[Claim]) -> set[Combination]:

@@ -17,7 +17,7 @@ _TRIES_PER_OBJECT = 40
 
 
 def _beside(rng: Random, relation: str, anchor: SceneObject, thing: SceneObject) -> tuple[float, float]:
-    """A centre for `thing` so that it is clearly `relation` of `anchor`."""
+    """A center for `thing` so that it is clearly `relation` of `anchor`."""
     if relation == "inside":
         return anchor.x, anchor.y
     if relation == "touching":
@@ -57,10 +57,10 @@ def _link_of(index: int, links: Sequence[Link]) -> tuple[str, int] | None:
 def place(
     rng: Random, things: Sequence[SceneObject], links: Sequence[Link], spacing: int = 1
 ) -> tuple[SceneObject, ...] | None:
-    """`things` with their centres set, or None where this attempt found no room.
+    """`things` with their centers set, or None where this attempt found no room.
 
     Each object is linked to at most one earlier object; a host of an object inside it comes before that object.
-    Centres lie on every `spacing`-th line of the grid, but for those of touching objects.
+    Centers lie on every `spacing`-th line of the grid, but for those of touching objects.
     """
     placed: list[SceneObject] = []
     for index, thing in enumerate(things):

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .geometry import FloatArray, distance
-from .world import BACKGROUNDS, COLOURS, REACH, Scene, SceneObject
+from .world import BACKGROUNDS, COLORS, REACH, Scene, SceneObject
 
 MIN_SIZE = 32
 
 
 def coverage(thing: SceneObject, x: FloatArray, y: FloatArray, size: float) -> FloatArray:
-    """How much of each pixel centred at (x, y) is inked, 0 to 1, in a picture of `size` pixels a side."""
+    """How much of each pixel centered at (x, y) is inked, 0 to 1, in a picture of `size` pixels a side."""
     return np.clip(np.float32(0.5) - distance(thing, x, y) * np.float32(size), 0, 1)
 
 
@@ -28,5 +28,5 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
         x = (np.arange(left, left + window.shape[1], dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         y = (np.arange(top, top + window.shape[0], dtype=np.float32) + np.float32(0.5)) / np.float32(size)
         ink = coverage(thing, x[None, :], y[:, None], float(size))[..., None]
-        window += ink * (np.array(COLOURS[thing.colour], np.float32) - window)
+        window += ink * (np.array(COLORS[thing.color], np.float32) - window)
     return (canvas + np.float32(0.5)).astype(np.uint8)

@@ -53,7 +53,7 @@ def sample_scene(
         split: a "train" caption never speaks of a held-out combination (nor does its picture show one of
             `NEVER_SHOWN`), a "held-out" one always does.
         skills: of `SKILLS`; one is drawn by their shares of the training mixture, one named twice twice as often.
-        spacing: centres lie on every so many lines of the world's grid of 16 a side, as far as there is room on
+        spacing: centers lie on every so many lines of the world's grid of 16 a side, as far as there is room on
             these; fewer lines are easier to learn.
     """
     if split not in SPLITS:

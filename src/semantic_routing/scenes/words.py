@@ -30,7 +30,7 @@ def noun(rng: Random, kind: Kind, number: int = 1) -> str:
     words = (
         rng.choice(_SIZES[kind.size]) if kind.size else None,
         rng.choice(_PARTS[kind.part]) if kind.part else None,
-        kind.colour,
+        kind.color,
         shape,
     )
     return " ".join(word for word in words if word)

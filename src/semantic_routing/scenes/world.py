@@ -1,11 +1,11 @@
-"""What a scene is made of: the names, the colours, and the two records `SceneObject` and `Scene`.
+"""What a scene is made of: the names, the colors, and the two records `SceneObject` and `Scene`.
 
 Places and lengths are fractions of the picture's side; x grows to the right and y downward.
 """
 
 from dataclasses import dataclass
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 25, 30),
     "orange": (255, 135, 0),
     "yellow": (250, 230, 20),
@@ -17,7 +17,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (0, 0, 0),
     "white": (255, 255, 255),
 }
-"""Object colours as sRGB; any two, and any one and a background, lie at least 95 apart."""
+"""Object colors as sRGB; any two, and any one and a background, lie at least 95 apart."""
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (140, 140, 145),
@@ -27,7 +27,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "lavender": (200, 170, 230),
     "slate": (70, 92, 112),
 }
-"""Background colours as sRGB; any two lie at least 75 apart."""
+"""Background colors as sRGB; any two lie at least 75 apart."""
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 
@@ -35,7 +35,7 @@ RADII: dict[str, float] = {"small": 0.125, "large": 0.205}
 """Nominal radius of each size: 4 and 6.6 pixels in a picture of 32."""
 
 GRID = 16
-"""Centres lie on a grid of this many cells a side, where nothing else fixes them, so that a shape meets the pixels of a
+"""Centers lie on a grid of this many cells a side, where nothing else fixes them, so that a shape meets the pixels of a
 small picture in few ways and a small model learns its edges early."""
 
 PARTS = ("solid", "outlined", "striped")
@@ -45,7 +45,7 @@ HOST = "circle"
 """The one shape whose outline, when large, has room for any small object."""
 
 REACH = 1.12
-"""No shape extends farther than this many radii from its centre."""
+"""No shape extends farther than this many radii from its center."""
 
 MAX_OBJECTS = 6
 
@@ -55,10 +55,10 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object; `x` and `y` are its centre."""
+    """One object; `x` and `y` are its center."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     x: float
     y: float

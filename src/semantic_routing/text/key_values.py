@@ -12,12 +12,12 @@ from transformers import DynamicCache
 from .early_exit import read_until
 from .encoder import TextEncoder
 
-# Their layers normalise keys per head and rotate them in two halves, as the image side does.
+# Their layers normalize keys per head and rotate them in two halves, as the image side does.
 MODEL_TYPES = ("qwen3", "qwen3_vl_text")
 
 
 class KeyValueEncoder(TextEncoder):
-    """Gives, in place of hidden states, each chosen layer's keys (normalised and rotated), then its values.
+    """Gives, in place of hidden states, each chosen layer's keys (normalized and rotated), then its values.
 
     Text never reads image tokens, so that these depend on the prompt alone. The channels are `heads x head width` of
     the keys followed by as many of the values. Layers count from 0, the first one; the language model stops after the

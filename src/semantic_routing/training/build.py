@@ -68,7 +68,7 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
 
 
 def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
-    """A freshly initialised diffusion transformer."""
+    """A freshly initialized diffusion transformer."""
     return TRANSFORMERS[config.model.strategy](
         **config.model.model_dump(),
         num_text_layers=len(sizes.layers),

@@ -123,7 +123,7 @@ class Trainer:
             self.transformer.compile_repeated_blocks()
         self.optimizer = build_optimizer(optimizer, self.transformer)
         if self.accelerator.is_fsdp2:
-            # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighbouring
+            # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighboring
             # timesteps are one. Autocast decides by operation, as without sharding.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         # Together: sharding gives the model new parameters, which the optimizer must hold in place of the old.

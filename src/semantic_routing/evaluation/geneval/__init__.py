@@ -1,1 +1,1 @@
-"""GenEval (Ghosh et al., 2023, arXiv 2310.11513): objects, their number, colours and places, judged by a detector."""
+"""GenEval (Ghosh et al., 2023, arXiv 2310.11513): objects, their number, colors and places, judged by a detector."""

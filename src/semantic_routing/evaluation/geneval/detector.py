@@ -73,7 +73,7 @@ class Mask2FormerDetector:
 
 
 def resize(image: Image.Image) -> Float[Tensor, "3 height width"]:
-    """The image at the detector's scale, normalised: bilinear between neighbouring pixels also where it shrinks."""
+    """The image at the detector's scale, normalized: bilinear between neighboring pixels also where it shrinks."""
     factor = min(SHORT_SIDE / min(image.size), LONG_SIDE / max(image.size))
     height, width = (int(side * factor + 0.5) for side in (image.height, image.width))
     pixels = torch.from_numpy(np.array(image, np.float32)).permute(2, 0, 1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .records import COLOURS, RELATIONS, Clause, Record
+from .records import COLORS, RELATIONS, Clause, Record
 
 Number = float | int
 Box = Sequence[Number]
@@ -34,7 +34,7 @@ class JudgingOptions:
     max_overlap: Number = 1.0
     """Instances of a class that overlap a better one by this IoU or more are dropped; at 1 none is."""
     position_threshold: Number = 0.1
-    """Share of the two sizes by which centres must lie apart."""
+    """Share of the two sizes by which centers must lie apart."""
 
 
 @dataclass
@@ -45,8 +45,8 @@ class Verdict:
     """By class, indices of the detections that count, best first."""
     reasons: list[str] = field(default_factory=list)
     """Everything that is wrong."""
-    colours: dict[int, str] = field(default_factory=dict)
-    """Of the detections whose colour was asked for."""
+    colors: dict[int, str] = field(default_factory=dict)
+    """Of the detections whose color was asked for."""
 
     @property
     def correct(self) -> bool:
@@ -59,14 +59,14 @@ class Verdict:
         return "\n".join(self.reasons)
 
 
-ColourOf = Callable[[Sequence[int]], Sequence[str]]
-"""From indices of detections, all of one class, to their colours."""
+ColorOf = Callable[[Sequence[int]], Sequence[str]]
+"""From indices of detections, all of one class, to their colors."""
 
 
 def judge(
     record: Record,
     detections: Sequence[Detection],
-    colours_of: ColourOf,
+    colors_of: ColorOf,
     options: JudgingOptions | None = None,
 ) -> Verdict:
     """Judges one image.
@@ -74,7 +74,7 @@ def judge(
     Args:
         record: what the image must show.
         detections: in any order.
-        colours_of: asked only about the instances whose colour matters.
+        colors_of: asked only about the instances whose color matters.
         options: thresholds; None is the official ones.
     """
     options = options or JudgingOptions()
@@ -84,7 +84,7 @@ def judge(
         known = len(verdict.reasons)
         chosen = _check_presence(clause, verdict)
         if chosen is not None and clause.color is not None:
-            _check_colour(clause, clause.color, chosen, colours_of, verdict)
+            _check_color(clause, clause.color, chosen, colors_of, verdict)
         if clause.position is not None and len(verdict.reasons) == known:
             relation, target = clause.position
             _check_position(clause, relation, chosen or [], groups[target], detections, options, verdict)
@@ -105,12 +105,12 @@ def _check_presence(clause: Clause, verdict: Verdict) -> list[int] | None:
     return None
 
 
-def _check_colour(clause: Clause, wanted: str, chosen: list[int], colours_of: ColourOf, verdict: Verdict) -> None:
-    colours = list(colours_of(chosen))
-    verdict.colours.update(zip(chosen, colours, strict=True))
-    hits = colours.count(wanted)
+def _check_color(clause: Clause, wanted: str, chosen: list[int], colors_of: ColorOf, verdict: Verdict) -> None:
+    colors = list(colors_of(chosen))
+    verdict.colors.update(zip(chosen, colors, strict=True))
+    hits = colors.count(wanted)
     if hits < clause.count:
-        tally = ", ".join(f"{colours.count(colour)} {colour}" for colour in COLOURS if colour in colours)
+        tally = ", ".join(f"{colors.count(color)} {color}" for color in COLORS if color in colors)
         what = f"{wanted} {clause.label}>={clause.count}"
         verdict.reasons.append(f"expected {what}, found {hits} {wanted}; and {tally}")
 
@@ -177,7 +177,7 @@ def iou(a: Box, b: Box) -> float:
 def relative_position(a: Box, b: Box, margin: Number = 0.1) -> list[str]:
     """Where `a` lies as seen from `b`: none, one or two of `RELATIONS`, in their order.
 
-    Along each axis the offset of the centres is reduced by `margin` times the sum of both sizes, and then measured
+    Along each axis the offset of the centers is reduced by `margin` times the sum of both sizes, and then measured
     against the length of the whole, unreduced offset.
     """
     corners = np.array([a, b], np.float64).reshape(2, 2, 2)

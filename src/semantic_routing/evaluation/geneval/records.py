@@ -24,7 +24,7 @@ CLASSES = (
     *("computer keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock"),
     *("vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
 )
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 """Candidates in the order that ties and tallies follow."""
 RELATIONS = ("left of", "right of", "above", "below")
 
@@ -49,9 +49,9 @@ class Clause(BaseModel):
 
     @field_validator("color")
     @classmethod
-    def _known_colour(cls, value: str | None) -> str | None:
-        if value is not None and value not in COLOURS:
-            raise ValueError(f"{value!r} is not one of {', '.join(COLOURS)}")
+    def _known_color(cls, value: str | None) -> str | None:
+        if value is not None and value not in COLORS:
+            raise ValueError(f"{value!r} is not one of {', '.join(COLORS)}")
         return value
 
 

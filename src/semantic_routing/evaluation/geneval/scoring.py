@@ -19,13 +19,13 @@ from rich.progress import track
 
 from ..files import Ledger, UnreadableImageError, read_image, sha256, work_key, write_lines, write_text
 from ..layout import find_samples, make_jobs, sample_name, write_records
-from ..report import OVERALL, Measure, Result, Tally, summarise
+from ..report import OVERALL, Measure, Result, Tally, summarize
 from ..sampling import Sampler, read_sampling, sample_images
-from .colours import BACKGROUND, DEFAULT_CLIP, ClipColours
+from .colors import BACKGROUND, DEFAULT_CLIP, ClipColors
 from .detector import DEFAULT_DETECTOR, Mask2FormerDetector
 from .judging import JudgingOptions, judge
 from .records import OFFICIAL_SHA256, TAGS, PromptFile, Record
-from .summary import summarise_rows
+from .summary import summarize_rows
 
 UNIT = "Share of images that show what the prompt asks for."
 ANY = "any image"
@@ -55,10 +55,10 @@ class Scorer:
         self.options = options
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.detector = Mask2FormerDetector(options.detector, device)
-        self.colours = ClipColours(options.clip_model, device, options.background, options.crop)
+        self.colors = ClipColors(options.clip_model, device, options.background, options.crop)
 
     def __call__(self, path: Path, record: Record) -> dict[str, Any]:
-        """The outcome for an image: `correct`, `reason`, `details` of the kept instances, and colours.
+        """The outcome for an image: `correct`, `reason`, `details` of the kept instances, and colors.
 
         Raises:
             UnreadableImageError: the file does not open.
@@ -66,17 +66,17 @@ class Scorer:
         image = read_image(path)
         detections, masks = self.detector(image)
 
-        def colours_of(chosen: Sequence[int]) -> list[str]:
+        def colors_of(chosen: Sequence[int]) -> list[str]:
             boxes = [detections[index].box for index in chosen]
-            return self.colours(image, detections[chosen[0]].label, boxes, [masks[index] for index in chosen])
+            return self.colors(image, detections[chosen[0]].label, boxes, [masks[index] for index in chosen])
 
-        verdict = judge(record, detections, colours_of, self.options.judging)
+        verdict = judge(record, detections, colors_of, self.options.judging)
         details = {
             label: [[*detections[index].box, detections[index].score] for index in indices]
             for label, indices in verdict.kept.items()
         }
-        colours = [[detections[index].label, colour] for index, colour in verdict.colours.items()]
-        return {"correct": verdict.correct, "reason": verdict.reason, "details": details, "colors": colours}
+        colors = [[detections[index].label, color] for index, color in verdict.colors.items()]
+        return {"correct": verdict.correct, "reason": verdict.reason, "details": details, "colors": colors}
 
 
 class _Image(NamedTuple):
@@ -131,7 +131,7 @@ def score(
     ]
     rows = _judge_all(wanted, prompts, options, out, device, tally)
     write_lines(out / "results.jsonl", rows)
-    write_text(out / "summary.json", json.dumps(summarise_rows(rows), indent=1))
+    write_text(out / "summary.json", json.dumps(summarize_rows(rows), indent=1))
     settings = {
         "prompts": len(prompts.records),
         "prompts_sha256": prompts.sha256,
@@ -139,7 +139,7 @@ def score(
         "scorer": asdict(options),
         "sampling": sampling,
     }
-    result = summarise("geneval", tally, measures(prompts.records), settings, UNIT, partial)
+    result = summarize("geneval", tally, measures(prompts.records), settings, UNIT, partial)
     result.write(out)
     return result
 

@@ -14,7 +14,7 @@ from .base import Answer, Ask, Form, Judge
 ATTEMPTS = 3
 RETRY_TEMPERATURE = 0.3
 UNREADABLE = "unreadable images"
-ERROR = "failed judgements"
+ERROR = "failed judgments"
 
 
 class AnswerError(Exception):
@@ -42,7 +42,7 @@ def ask_all(
 ) -> dict[str, dict[str, Any]]:
     """Asks each question until its answer can be read, a few times at most, and returns what came of it by name.
 
-    An outcome has `status` "ok" with what `read` returned, "unreadable images" or "failed judgements"; the latter two
+    An outcome has `status` "ok" with what `read` returned, "unreadable images" or "failed judgments"; the latter two
     say why in `error`. Only answers that can be read are taken from the ledger; what the model said is always kept
     there.
 

@@ -1,4 +1,4 @@
-"""The colour of an object: zero-shot classification by CLIP, as GenEval does it."""
+"""The color of an object: zero-shot classification by CLIP, as GenEval does it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,23 +13,23 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from .judging import Box
-from .records import COLOURS
+from .records import COLORS
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
-TEMPLATES = ("a photo of a {colour} {label}", "a photo of a {colour}-colored {label}", "a photo of a {colour} object")
+TEMPLATES = ("a photo of a {color} {label}", "a photo of a {color}-colored {label}", "a photo of a {color} object")
 """The article stays "a" whatever follows."""
 BACKGROUND = "#999"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
-class ClipColours:
-    """Names the colours of objects.
+class ClipColors:
+    """Names the colors of objects.
 
     Args:
         name: folder or hub name of a `CLIPModel` with its tokenizer.
         device: where to compute, in float32.
-        background: what surrounds an object that is cut out: a colour, or "original" for the image itself.
+        background: what surrounds an object that is cut out: a color, or "original" for the image itself.
         crop: cut the image to the object's box.
     """
 
@@ -49,7 +49,7 @@ class ClipColours:
     def __call__(
         self, image: Image.Image, label: str, boxes: Sequence[Box], masks: Sequence[NDArray[np.bool_] | None]
     ) -> list[str]:
-        """The colour of each object, all of the class `label`."""
+        """The color of each object, all of the class `label`."""
         cut = [
             object_crop(image, box, mask, self.background, self.crop) for box, mask in zip(boxes, masks, strict=True)
         ]
@@ -57,17 +57,17 @@ class ClipColours:
         pixels = torch.stack([preprocess(picture, size) for picture in cut]).to(self.device)
         features = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
         # The first of equals, as `argmax` gives.
-        return [COLOURS[index] for index in (features @ self._text(label).T).argmax(-1).tolist()]
+        return [COLORS[index] for index in (features @ self._text(label).T).argmax(-1).tolist()]
 
-    def _text(self, label: str) -> Float[Tensor, "colours channels"]:
-        """Unit embeddings of the ten colours of `label`, each the mean over the templates."""
+    def _text(self, label: str) -> Float[Tensor, "colors channels"]:
+        """Unit embeddings of the ten colors of `label`, each the mean over the templates."""
         if label not in self._texts:
-            sentences = [template.format(colour=colour, label=label) for colour in COLOURS for template in TEMPLATES]
+            sentences = [template.format(color=color, label=label) for color in COLORS for template in TEMPLATES]
             tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(self.device)
             features = _embedding(
                 self.model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
             )
-            features = F.normalize(features, dim=-1).reshape(len(COLOURS), len(TEMPLATES), -1).mean(1)
+            features = F.normalize(features, dim=-1).reshape(len(COLORS), len(TEMPLATES), -1).mean(1)
             self._texts[label] = F.normalize(features, dim=-1)
         return self._texts[label]
 
@@ -81,7 +81,7 @@ def object_crop(
         image: RGB.
         box: of the object, rounded to whole pixels (halves to the even one).
         mask: of the object; None leaves the surroundings as they are.
-        background: a colour, or "original" for the image itself.
+        background: a color, or "original" for the image itself.
         crop: cut to the box.
     """
     if mask is not None and background != "original":
@@ -94,7 +94,7 @@ def object_crop(
 
 
 def preprocess(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
-    """CLIP's own: short side to `size`, bicubic; the middle of the long side; normalised."""
+    """CLIP's own: short side to `size`, bicubic; the middle of the long side; normalized."""
     width, height = image.size
     scale = size / min(width, height)
     width, height = (size if side == min(image.size) else int(side * scale) for side in (width, height))

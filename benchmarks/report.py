@@ -1,6 +1,5 @@
 """What a row's script leaves behind: a JSON file with everything measured, and its rows of the table."""
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 import typer
 
-from semantic_routing.training.run import PACKAGES
+from semantic_routing.io.versions import versions
 
 from .common import bandwidth, matrix_peak, median
 
@@ -96,7 +95,6 @@ class Report:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What ran this, what it was measured to reach, how busy it was, and all versions."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -105,7 +103,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "matrix_flops_per_second": matrix_peak(device),
         "bytes_per_second": bandwidth(device),
-        "versions": {**versions, "python": platform.python_version()},
+        "versions": versions(),
     }
 
 

@@ -6,8 +6,8 @@ import yaml
 
 from semantic_routing.config import PRESET_FOLDERS, Config, find_config, load_config
 from semantic_routing.fusion import STRATEGIES
+from semantic_routing.io.resources import resource
 from semantic_routing.models import TRANSFORMERS
-from semantic_routing.resources import resource
 
 PRESETS = sorted(
     path for folder in PRESET_FOLDERS for path in (resource("configs") / folder).glob("*.yaml") if path.stem != "base"

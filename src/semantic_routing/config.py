@@ -21,9 +21,9 @@ from pydantic import (
 from .data.latents import LatentsSource
 from .data.sources import FolderSource, HuggingFaceSource, ScenesSource
 from .flow import Prediction
+from .io.resources import resource
 from .models import TRANSFORMERS
 from .models.timestep import TIMESTEP_CONDITIONINGS
-from .resources import resource
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, le=1)]

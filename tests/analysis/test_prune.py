@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny_pipelines import QUICK, saved_pipeline, subject_of
 
-from semantic_routing.analysis.arrays import NamedArray
 from semantic_routing.analysis.base import FINE_TIMES
 from semantic_routing.analysis.prune import choose_layers, context_change, prune, prune_pipeline, rank_layers, restrict
 from semantic_routing.analysis.sampling import starting_noise
 from semantic_routing.fusion.combine import normalize
 from semantic_routing.pipelines.loading import load_pipeline
+from semantic_routing.reporting.arrays import NamedArray
 
 WEIGHTS = NamedArray(
     np.array([[0.1, 0.5, 0.1, 0.3], [0.2, 0.2, 0.2, 0.4], [0.1, 0.1, 0.2, 0.6]]),

@@ -6,12 +6,12 @@ import pytest
 from tiny_pipelines import QUICK, saved_pipeline
 from typer.testing import CliRunner
 
-from semantic_routing.analysis.arrays import NamedArray, write_arrays
 from semantic_routing.analysis.registry import ANALYSES, choose
 from semantic_routing.analysis.report import analyze
 from semantic_routing.cli import app
 from semantic_routing.fusion.timestep_map import TimestepMap
 from semantic_routing.pipelines.loading import load_pipeline
+from semantic_routing.reporting.arrays import NamedArray, write_arrays
 
 
 def test_the_report_of_a_joint_model_has_everything_and_needs_no_network(language_models, tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny_pipelines import NUM_BLOCKS, QUICK, saved_pipeline, subject_of
 
-from semantic_routing.analysis.arrays import NamedArray
 from semantic_routing.analysis.base import AnalysisOptions
 from semantic_routing.analysis.overhead import BASELINE, Overhead, relative_costs
 from semantic_routing.analysis.prompt import Prompt, attention_weights, record_attention
@@ -17,6 +16,7 @@ from semantic_routing.analysis.usage import Usage, keep_numbers
 from semantic_routing.fusion import STRATEGIES
 from semantic_routing.fusion.timestep_map import TimestepMap, advanced
 from semantic_routing.pipelines.loading import load_pipeline
+from semantic_routing.reporting.arrays import NamedArray
 
 
 def test_a_trajectory_goes_from_the_noise_to_the_pipelines_own_latents(language_models):

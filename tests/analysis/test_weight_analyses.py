@@ -9,12 +9,12 @@ from tiny_pipelines import NUM_LAYERS, saved_pipeline, subject_of
 
 from semantic_routing.analysis.base import FINE_TIMES, Subject
 from semantic_routing.analysis.drift import Drift
-from semantic_routing.analysis.figures import save, style
-from semantic_routing.analysis.router import find_pipeline, layer_numbers, load_router
 from semantic_routing.analysis.similarity import Similarity
 from semantic_routing.analysis.trend import Trend
 from semantic_routing.analysis.weights import Weights, draw_weights
 from semantic_routing.fusion import STRATEGIES, SemanticRouter
+from semantic_routing.pipelines.saved import find_pipeline, layer_numbers, load_router
+from semantic_routing.reporting.figures import save, style
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

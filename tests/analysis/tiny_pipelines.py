@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from semantic_routing.analysis.base import AnalysisOptions, Subject
-from semantic_routing.analysis.router import find_pipeline
+from semantic_routing.pipelines.saved import find_pipeline
 
 NUM_BLOCKS = 3
 NUM_LAYERS = 4  # of the language models in tests/conftest.py

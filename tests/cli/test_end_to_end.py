@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from semantic_routing.config import load_config
+from semantic_routing.io.jsonl import read_lines
 from semantic_routing.training import train
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
-from semantic_routing.training.run import read_metrics
 
 SROUTE = str(Path(sys.executable).with_name("sroute"))
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -63,7 +63,7 @@ def test_train_kill_resume_export_generate(config: Path, tmp_path: Path) -> None
     run = tmp_path / "run"
 
     def last_logged() -> int:
-        return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
+        return max((line["step"] for line in read_lines(run / "metrics.jsonl")), default=0)
 
     assert train_until(lambda: last_logged() > 7, signal.SIGKILL, config) == -signal.SIGKILL
     killed = checkpoint_step(list_checkpoints(run)[-1])
@@ -81,7 +81,7 @@ def test_train_kill_resume_export_generate(config: Path, tmp_path: Path) -> None
     for file in ("model", "ema", "optimizer"):
         ours, theirs = (load_file(path / f"{file}.safetensors") for path in (last, whole))
         assert [name for name, value in theirs.items() if not value.equal(ours[name])] == []
-    assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, stopped + 4))
+    assert [line["step"] for line in read_lines(run / "metrics.jsonl")] == list(range(1, stopped + 4))
 
     pipeline, images = tmp_path / "pipeline", tmp_path / "images"
     assert str(pipeline) in sroute("export", run, pipeline)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from semantic_routing.cli import app
 from semantic_routing.data import ExampleStream, FolderSource
 from semantic_routing.data.caption import CaptionOptions, caption_images
-from semantic_routing.endpoint import ChatClient, EndpointError, Request
+from semantic_routing.io.chat import ChatClient, EndpointError, Request
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -86,7 +86,7 @@ def describe(body: dict[str, Any]) -> str:
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr("semantic_routing.endpoint._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("semantic_routing.io.chat._FIRST_PAUSE", 0.01)
     server = Endpoint()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

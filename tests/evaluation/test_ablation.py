@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from semantic_routing.config import load_config
-from semantic_routing.evaluation.ablation import AblationOptions, Cell, make_cells, run_ablation
-from semantic_routing.evaluation.ablation_page import difference, loss_table, over_runs, write_ablation
 from semantic_routing.evaluation.report import Measure, Tally, summarize
+from semantic_routing.experiments.ablation import AblationOptions, Cell, make_cells, run_ablation
+from semantic_routing.experiments.ablation_page import difference, loss_table, over_runs, write_ablation
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 
 OPTIONS = AblationOptions(prompts_per_half=1, steps=2, batch_size=30)
@@ -54,7 +54,7 @@ def test_from_a_config_to_the_page(config, tmp_path, monkeypatch):
     assert (first[0], first[-1], second[0]) == ("uniform", "", "joint")
     scores = json.loads((out / "scores.json").read_text())
     assert [len(values) for label in scores for values in scores[label]] == [30, 30]
-    monkeypatch.setattr("semantic_routing.evaluation.ablation.train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("semantic_routing.experiments.ablation.train", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("semantic_routing.evaluation.sampling.load_pipeline", lambda *a: pytest.fail("sampled again"))
     run_ablation(cells, OPTIONS)
 
@@ -155,7 +155,7 @@ def test_intervals_hold_what_seeds_and_prompts_leave_open():
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    from semantic_routing.evaluation.bootstrap import estimate
+    from semantic_routing.reporting.intervals import estimate
 
     random = np.random.default_rng(1)
     hits = 0

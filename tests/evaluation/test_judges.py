@@ -13,10 +13,11 @@ import torch
 from chat_endpoint import question_of, text_reply, yes_no_reply
 from PIL import Image
 
-from semantic_routing.endpoint import ChatClient
 from semantic_routing.evaluation import drawbench, genai_bench
-from semantic_routing.evaluation.files import read_lines, sha256
 from semantic_routing.evaluation.judges import AnswerError, Ask, EndpointJudge, Form, LocalJudge, yes_scores
+from semantic_routing.io.chat import ChatClient
+from semantic_routing.io.files import sha256
+from semantic_routing.io.jsonl import read_lines
 
 # Alternatives, and the scores that the protocol works out for them: sum of yes, its share, 2025-11, exact.
 WORKED = [
@@ -242,7 +243,7 @@ MANY = 1000
 JUDGE_MANY = """
 import sys
 from pathlib import Path
-import semantic_routing.endpoint as endpoint
+import semantic_routing.io.chat as endpoint
 from semantic_routing.evaluation import genai_bench
 from semantic_routing.evaluation.judges import EndpointJudge
 endpoint._FIRST_PAUSE = 0.01

@@ -14,10 +14,10 @@ from PIL import Image
 
 from semantic_routing.evaluation import layout, scenes
 from semantic_routing.evaluation.compare import compare
-from semantic_routing.evaluation.files import read_lines
 from semantic_routing.evaluation.layout import make_jobs
 from semantic_routing.evaluation.report import read_result
 from semantic_routing.evaluation.sampling import Sampler, image_seed, sample_images
+from semantic_routing.io.jsonl import read_lines
 from semantic_routing.scenes import SKILLS, render, sample_scene
 from semantic_routing.scenes.held_out import HELD_OUT, stated
 

@@ -12,14 +12,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from semantic_routing.config import load_config
+from semantic_routing.io.jsonl import read_lines
 from semantic_routing.models import TRANSFORMERS
 from semantic_routing.training import train
-from semantic_routing.training.run import read_metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SHARDED = Path(__file__).parent / "fsdp_on_cpu.py"
 BIN = Path(sys.executable).parent
-MODULE = ["-m", "semantic_routing.train"]
+MODULE = ["-m", "semantic_routing", "train"]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 TWO = [
     "--multi_gpu",
@@ -48,13 +48,13 @@ def launch(launcher: str, config: Path, output: Path, *more: str) -> Metrics:
     arguments = [*command, str(config), f"training.output={output}", *more]
     result = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    return read_metrics(output / "metrics.jsonl")
+    return read_lines(output / "metrics.jsonl")
 
 
 def train_alone(config: Path, output: Path, resume: str | None = None) -> Metrics:
     """Trains in this process."""
     train(load_config(str(config), [f"training.output={output}"]), resume)
-    return read_metrics(output / "metrics.jsonl")
+    return read_lines(output / "metrics.jsonl")
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from semantic_routing.cli import app
 from semantic_routing.config import Config, load_config
 from semantic_routing.data import collate
 from semantic_routing.data.latents import Manifest
+from semantic_routing.io.jsonl import read_lines
 from semantic_routing.models.latents import LatentCodec
 from semantic_routing.training import train
 from semantic_routing.training.build import build_codecs
 from semantic_routing.training.export import export_pipeline
 from semantic_routing.training.precompute import precompute
-from semantic_routing.training.run import read_metrics
 from semantic_routing.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_a_whole_run_without_the_autoencoder(run: Run, tmp_path: Path, monkeypat
         patch.setattr(AutoencoderKL, "from_pretrained", None)
         checkpoint = train(run("latents", tmp_path / "ahead", data={"num_workers": 1}))
     losses, others = (
-        [line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("latents", "images")
+        [line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("latents", "images")
     )
     assert len(losses) == 6
     assert losses == pytest.approx(others, rel=1e-4)

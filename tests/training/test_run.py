@@ -17,9 +17,9 @@ from tiny import write_images
 from torch import Tensor
 
 from semantic_routing.config import Config, load_config
+from semantic_routing.io.jsonl import read_lines
 from semantic_routing.training import train, trainer
 from semantic_routing.training.checkpoint import list_checkpoints, read_state
-from semantic_routing.training.run import read_metrics
 
 MakeConfig = Callable[..., Config]
 FILES = ("model", "ema", "optimizer")
@@ -42,7 +42,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def steps(run: Path) -> list[int]:
-    return [line["step"] for line in read_metrics(run / "metrics.jsonl")]
+    return [line["step"] for line in read_lines(run / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"muon_learning_rate": 1e-3}], ids=["adamw", "muon"])
@@ -69,7 +69,7 @@ def test_a_kill_between_checkpoints_is_as_if_it_had_not_been(
     (tmp_path / "b/metrics.jsonl").write_text("\n".join(lines[:13]) + '\n{"step": 14, "lo')
     train(parts, "latest")
     assert_same(tmp_path / "a/checkpoint-00000020", tmp_path / "b/checkpoint-00000020")
-    metrics = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("a", "b")]
+    metrics = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("a", "b")]
     for line in (*metrics[0], *metrics[1]):
         del line["images_per_second"]
     assert metrics[0] == metrics[1]
@@ -139,14 +139,14 @@ def test_training_learns(make_config: MakeConfig) -> None:
         flow={"timestep_mean": 2.0, "timestep_std": 0.1},
     )
     train(config)
-    losses = [line["loss"] for line in read_metrics(config.training.output / "metrics.jsonl")]
+    losses = [line["loss"] for line in read_lines(config.training.output / "metrics.jsonl")]
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
 
 
 def test_the_schedule_and_clipping_are_those_of_the_config(make_config: MakeConfig) -> None:
     config = make_config(training={"steps": 6}, optimizer={"warmup_steps": 2, "learning_rate": 1e-2})
     train(config)
-    rates = [line["learning_rate"] for line in read_metrics(config.training.output / "metrics.jsonl")]
+    rates = [line["learning_rate"] for line in read_lines(config.training.output / "metrics.jsonl")]
     assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.005, 0.0025, 0.0])
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ..fusion import STRATEGIES, SemanticRouter
 from ..fusion.timestep_map import TimestepMap
-from .arrays import Arrays, Coordinates, NamedArray
-from .figures import Drawing
-from .router import PipelineFiles, fusion_weights, layer_numbers, load_router
+from ..pipelines.saved import PipelineFiles, fusion_weights, layer_numbers, load_router
+from ..reporting.arrays import Arrays, Coordinates, NamedArray
+from ..reporting.figures import Drawing
 from .sampling import Latents, Trajectory, decode, sample_latents, sample_trajectory, starting_noise
 
 if TYPE_CHECKING:

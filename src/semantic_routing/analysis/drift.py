@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .arrays import Arrays, NamedArray
+from ..reporting.arrays import Arrays, NamedArray
+from ..reporting.figures import OKABE_ITO, Drawing, panels, sequence_colors
 from .base import FINE_TIMES, Analysis, Subject, marginals, on_time
-from .figures import OKABE_ITO, Drawing, panels, sequence_colors
 from .statistics import layer_positions, wasserstein
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from ..fusion import STRATEGIES, SemanticRouter
-from .arrays import Arrays, Coordinates, NamedArray
+from ..reporting.arrays import Arrays, Coordinates, NamedArray
+from ..reporting.figures import OKABE_ITO, Drawing, panels, signed
 from .base import Analysis, Subject, Table, routed
-from .figures import OKABE_ITO, Drawing, panels, signed
 from .sampling import identity
 
 BASELINE = "penultimate"

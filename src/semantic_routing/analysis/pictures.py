@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ..reporting.figures import Drawing, panels, signed
 from .base import Subject
-from .figures import Drawing, panels, signed
 from .sampling import Latents, decode
 
 SHOWN = 8

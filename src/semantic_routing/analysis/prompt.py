@@ -10,9 +10,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from .arrays import Arrays, NamedArray
+from ..reporting.arrays import Arrays, NamedArray
+from ..reporting.figures import Drawing, heat_map, label_cells, panels
 from .base import FINE_TIMES, Analysis, Subject, routed
-from .figures import Drawing, heat_map, label_cells, panels
 from .sampling import sample_trajectory
 
 if TYPE_CHECKING:

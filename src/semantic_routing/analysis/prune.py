@@ -1,7 +1,5 @@
 """A pipeline that reads fewer language-model layers, and what that saves and changes."""
 
-import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..fusion import SemanticRouter
-from .arrays import NamedArray
+from ..io.files import whole_folder, write_json
+from ..pipelines.saved import find_pipeline
+from ..reporting.arrays import NamedArray
 from .base import FINE_TIMES, AnalysisOptions, Subject
 from .pictures import paired_change, share_correct
-from .router import find_pipeline
 
 
 class ContextChange(NamedTuple):
@@ -160,11 +159,9 @@ def prune(
     kept = choose_layers(subject.weights(FINE_TIMES), keep, threshold)
     pruned = prune_pipeline(subject.pipeline, kept, shorten=True)
     numbers = compare(subject, pruned, kept)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pruned.save_pretrained(partial)
-    (partial / "pruned.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-    partial.rename(out)
+    with whole_folder(out) as partial:
+        pruned.save_pretrained(partial)
+        write_json(partial / "pruned.json", numbers)
     for sentence in describe(numbers):
         report(sentence)
     return out

@@ -1,11 +1,11 @@
 """All analyses. A new one is a subclass of `Analysis` and one line here."""
 
 from ..fusion import STRATEGIES
+from ..pipelines.saved import ROUTERLESS
 from .base import Analysis
 from .drift import Drift
 from .overhead import Overhead
 from .prompt import Prompt
-from .router import ROUTERLESS
 from .shift import Shift
 from .similarity import Similarity
 from .trajectory import TrajectoryAnalysis

@@ -8,12 +8,13 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import track
 
-from ..page import Page
-from .arrays import write_arrays
+from ..io.files import write_text
+from ..pipelines.saved import find_pipeline
+from ..reporting.arrays import write_arrays
+from ..reporting.figures import save, style
+from ..reporting.page import Page
 from .base import Analysis, AnalysisOptions, Subject, on_time
-from .figures import save, style
 from .registry import choose
-from .router import find_pipeline
 from .trajectory import TrajectoryAnalysis, measured_map
 
 # A screen is read from further away than paper.
@@ -91,9 +92,7 @@ def save_timestep_map(subject: Subject, method: str) -> str:
     measured = measured_map(times, subject.options.guidance, method)
     path = subject.files.folder / "model_index.json"
     index = {**subject.files.model_index, "timestep_map": [list(point) for point in measured.points]}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
     return (
         f"The {method} effective time at guidance {subject.options.guidance:g} was saved with the pipeline: from now "
         "on its gate sees that time in sampling."

@@ -5,10 +5,10 @@ import torch
 from numpy.typing import NDArray
 
 from ..fusion.timestep_map import TimestepMap, advanced
-from .arrays import Arrays, Coordinates, NamedArray
+from ..reporting.arrays import Arrays, Coordinates, NamedArray
+from ..reporting.figures import DASHES, OKABE_ITO, Drawing, panels
 from .base import FINE_TIMES, Analysis, Subject, Table, on_time
 from .effective_time import fine_energy
-from .figures import DASHES, OKABE_ITO, Drawing, panels
 from .pictures import draw_pictures, paired_change, share_correct
 from .trajectory import METHODS, TrajectoryAnalysis, measured_map
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .arrays import Arrays, NamedArray
+from ..reporting.arrays import Arrays, NamedArray
+from ..reporting.figures import MATRIX, Drawing, heat_map, label_cells, panels
 from .base import AXIS_LABELS, FINE_TIMES, Analysis, Subject, marginals, on_depth, on_time
-from .figures import MATRIX, Drawing, heat_map, label_cells, panels
 from .statistics import similarity_matrix
 
 

@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ..fusion.timestep_map import TimestepMap
-from .arrays import Arrays, Coordinate, NamedArray
+from ..reporting.arrays import Arrays, Coordinate, NamedArray
+from ..reporting.figures import DASHES, OKABE_ITO, Drawing, panels, signed
 from .base import FINE_TIMES, Analysis, Subject, Table
 from .effective_time import forward_error, marginal_time, paired_time, psnr
-from .figures import DASHES, OKABE_ITO, Drawing, panels, signed
 from .sampling import gaussian
 
 NOISES = ("starting", "fresh")

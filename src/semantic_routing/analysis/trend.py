@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from .arrays import Arrays, NamedArray
+from ..reporting.arrays import Arrays, NamedArray
+from ..reporting.figures import OKABE_ITO, Drawing, panels
 from .base import AXIS_LABELS, FINE_TIMES, Analysis, Subject, marginals, on_depth, on_time
-from .figures import OKABE_ITO, Drawing, panels
 from .statistics import center, dispersion, layer_positions
 
 

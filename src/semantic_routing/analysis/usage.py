@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .arrays import Arrays, Coordinates, NamedArray
+from ..reporting.arrays import Arrays, Coordinates, NamedArray
+from ..reporting.figures import OKABE_ITO, Drawing, panels
 from .base import FINE_TIMES, Analysis, Subject, Table, routed
-from .figures import OKABE_ITO, Drawing, panels
 from .pictures import paired_change, share_correct
 from .prune import context_change, most_weight, prune_pipeline, rank_layers
 

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .arrays import Arrays, NamedArray
-from .base import FINE_TIMES, Analysis, Subject, routed
-from .figures import (
+from ..pipelines.saved import find_pipeline
+from ..reporting.arrays import Arrays, NamedArray
+from ..reporting.figures import (
     DASHES,
     OKABE_ITO,
     Drawing,
@@ -23,7 +23,7 @@ from .figures import (
     sequence_colors,
     style,
 )
-from .router import find_pipeline
+from .base import FINE_TIMES, Analysis, Subject, routed
 
 EVERY = 4  # of the 21 fine times: 0.2 apart
 

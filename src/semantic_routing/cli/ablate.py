@@ -25,8 +25,8 @@ def command(
     jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one a device.")] = None,
 ) -> None:
     """Train, sample and score every strategy with every seed on scenes, and write the paper's tables as one page."""
-    from ..evaluation.ablation import AblationOptions, make_cells, run_ablation
-    from ..evaluation.ablation_page import write_ablation
+    from ..experiments.ablation import AblationOptions, make_cells, run_ablation
+    from ..experiments.ablation_page import write_ablation
 
     try:
         numbers = [int(seed) for seed in seeds.split(",")]

@@ -32,7 +32,7 @@ def command(
     """Have a vision-language model caption images densely. Stopped, it goes on where it was when run again."""
     from ..data.caption import PROMPT, CaptionOptions, caption_images
     from ..data.sources import FolderSource
-    from ..endpoint import ChatClient
+    from ..io.chat import ChatClient
 
     source = FolderSource(path=data, image_root=image_root, image_key=image_key, text_key=text_key)
     options = CaptionOptions(prompt or PROMPT, image_side, max_tokens, temperature, max_broken)

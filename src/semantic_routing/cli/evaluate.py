@@ -81,8 +81,8 @@ def _judge(
     model: str | None, url: str | None, key: str | None, workers: int, retries: int, timeout: float, device: str | None
 ) -> "Judge":
     """The judge behind an endpoint, or one that runs here."""
-    from ..endpoint import ChatClient
     from ..evaluation.judges import EndpointJudge, LocalJudge
+    from ..io.chat import ChatClient
 
     if model is None:
         raise ValueError("Scoring needs a judge: name one with --judge-model, and its endpoint with --judge-url.")

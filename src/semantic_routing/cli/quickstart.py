@@ -14,6 +14,6 @@ def command(
 
     Interrupted, it goes on from where it was when run again.
     """
-    from ..quickstart import quickstart
+    from ..experiments.quickstart import quickstart
 
     typer.echo(f"Open {quickstart(out, minutes).resolve().as_uri()}")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ..endpoint import ChatClient, EndpointError, Request, user_message
+from ..io.chat import ChatClient, EndpointError, Request, user_message
 from .sources import BrokenExampleError, FolderImages, FolderSource
 
 logger = logging.getLogger(__name__)

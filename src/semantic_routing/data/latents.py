@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..io.files import whole_file
 from .sources import BrokenExampleError, Example, Source, SourceConfig
 
 MANIFEST = "manifest.json"
@@ -65,9 +66,8 @@ def write_shard(path: Path, records: Sequence[Record], posteriors: Mapping[str, 
         records: of all its examples.
         posteriors: of those that could be read, by their number in the data set.
     """
-    partial = path.with_suffix(".partial")
-    save_file(dict(posteriors), partial, {"records": json.dumps(records)})
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(dict(posteriors), partial, {"records": json.dumps(records)})
 
 
 class Shard:

@@ -1,20 +1,17 @@
 """Where images and captions come from. A new source is one `SourceConfig` and its place in the config's union."""
 
 import json
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
+from ..io.images import UNREADABLE, UnreadableImageError, read_image
 from ..scenes import SKILLS, render, sample_scene
-
-# What Pillow raises on damaged files, seen by damaging files of every common format.
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 class BrokenExampleError(Exception):
@@ -173,10 +170,12 @@ class FolderImages(Source):
             path = (self.root / name).resolve()
             if not path.is_relative_to(self.root):
                 raise BrokenExampleError(f"record {index}: {name} lies outside of the image folder")
-            with Image.open(path) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except UNREADABLE as error:
+        except (OSError, ValueError) as error:  # loops of links, or characters that no path has
             raise BrokenExampleError(f"{name}: {error}") from error
+        try:
+            return read_image(path, name)
+        except UnreadableImageError as error:
+            raise BrokenExampleError(str(error)) from error
 
 
 def _captions(text: Any, name: str) -> list[str]:

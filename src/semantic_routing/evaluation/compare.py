@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from .bootstrap import estimate
-from .files import write_text
+from ..io.files import write_text
+from ..reporting.intervals import estimate
 from .report import Measure, Result, format_row, read_result
 
 # Settings that decide which noise an image starts from.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import sha256
+from ..io.files import sha256
 from .judged import judge_images, judge_settings, write_judgments
 from .judges import Answer, AnswerError, Form, Judge
 from .judges.asking import RETRY_TEMPERATURE

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .files import sha256
+from ..io.files import sha256
 from .judged import Judged, judge_images, judge_settings, write_judgments
 from .judges import Answer, AnswerError, Form, Judge, yes_scores
 from .layout import flat_jobs

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import Ledger, write_lines
+from ..io.jsonl import Ledger, write_lines
 from .judges import Form, Judge, Question, ask_all
 from .judges.asking import Reader
 from .layout import find_flat

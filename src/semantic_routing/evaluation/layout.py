@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import write_text
+from ..io.files import write_text
 from .sampling import Job, is_main_process
 
 _DIGITS = re.compile(r"[0-9]+")

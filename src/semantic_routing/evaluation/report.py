@@ -3,10 +3,8 @@
 import csv
 import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,15 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from .bootstrap import estimate
-from .files import write_text
+from ..io.files import write_text
+from ..io.versions import versions
+from ..reporting.intervals import estimate
 
 FORMAT = "semantic-routing-evaluation/1"
 MAX_MISSING = 0.01
 """A result with a larger share of its images missing is incomplete."""
 OVERALL = "overall"
 NAMES_SHOWN = 5
-PACKAGES = ("semantic-routing", "torch", "diffusers", "transformers", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -210,17 +208,6 @@ def _row(measure: Measure, values: Mapping[str, float], images: Mapping[str, int
     score, low, high = outcome or (None, None, None)
     keys = {key for group in known for key in group}
     return Row(measure.name, measure.part, score, low, high, len(keys), sum(images[key] for key in keys))
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a score depends on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def read_result(path: Path) -> Result:

@@ -18,14 +18,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from accelerate import PartialState
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from ..fusion.timestep_map import advanced
+from ..io.files import write_text
+from ..io.images import save_image
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
-from .files import write_text
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -165,14 +165,6 @@ def _make(pipeline: SemanticRoutingPipeline, sampler: Sampler, batch: Sequence[J
     for job, image in zip(batch, images, strict=True):
         if not job.path.is_file():
             save_image(image, job.path)
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """Writes a PNG whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG")
-    partial.replace(path)
 
 
 def is_main_process() -> bool:

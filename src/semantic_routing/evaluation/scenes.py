@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..io.files import sha256
+from ..io.images import UnreadableImageError, read_image
+from ..io.jsonl import write_lines
 from ..scenes import SKILLS, Claim, detect, held_out_prompts, sample_scene
-from .files import UnreadableImageError, read_image, sha256, write_lines
 from .layout import find_samples, make_jobs, sample_name, write_records
 from .report import OVERALL, Measure, Result, Tally, summarize
 from .sampling import Sampler, read_sampling, sample_images

@@ -1,9 +1,6 @@
 """Reference checkpoint to our pipeline folder, and back. Tensors keep every bit and their dtype."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
+from ..io.files import whole_folder
 from ..models import TRANSFORMERS
 from ..pipelines import SemanticRoutingPipeline
 from ..text import load_language_model, load_tokenizer
@@ -73,7 +71,7 @@ def convert(
         "max_length": parts.max_length or MAX_LENGTH,
         "scheduler_shift": scheduler.config.shift,
     }
-    with _whole(out) as partial:
+    with whole_folder(out) as partial:
         if transformer_only:
             transformer.save_pretrained(partial)
             (partial / RECORD).write_text(json.dumps(record, indent=1))
@@ -125,8 +123,7 @@ def convert_to_reference(source: Path, out: Path, transformer_only: bool = False
     else:
         layers = None if pipeline is None else _layers_of(pipeline, transformer, text)
         config = reference_config(transformer, None if text is None else _plain(text), layers)
-    with _whole(out) as partial:
-        partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=1))
         # Slices of a stacked tensor would be saved as one shared memory.
         save_file(
@@ -138,18 +135,6 @@ def convert_to_reference(source: Path, out: Path, transformer_only: bool = False
 def _check_new(out: Path) -> None:
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder.")
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder that takes its name when all is written."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        yield partial
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _build(tensors: dict[str, Tensor], description: Description) -> tuple[Any, dict[str, Tensor]]:

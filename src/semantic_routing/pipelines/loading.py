@@ -2,7 +2,7 @@
 
 import torch
 
-from ..resources import resource
+from ..io.resources import resource
 from .semantic_routing import SemanticRoutingPipeline
 
 

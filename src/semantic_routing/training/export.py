@@ -1,6 +1,5 @@
 """From a training checkpoint to a pipeline folder."""
 
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..config import load_config
+from ..io.files import whole_folder
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint
 
@@ -49,8 +49,6 @@ def export_pipeline(
     cpu = torch.device("cpu")
     encoder = build_prompt_encoder(config, sizes, cpu)
     pipeline = build_pipeline(config, transformer, encoder, build_codec(config, cpu), named=not with_text_encoder)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    partial.rename(out)
+    with whole_folder(out) as partial:
+        pipeline.save_pretrained(partial)
     return out

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import Config
 from ..data import BrokenExampleError, BrokenExamples, ExampleStream, LatentsSource, Source
 from ..data.latents import MANIFEST, Manifest, Record, Shard, read_manifest, shard_path, write_shard
+from ..io.files import write_text
 from .build import build_codec, describe_vae, resolve_sizes
 
 
@@ -98,9 +99,7 @@ def _begin(out: Path, manifest: Manifest) -> None:
         raise ValueError(f"{out} holds shards and no {MANIFEST} that says of what; name another folder.")
     else:
         out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(manifest.model_dump_json(indent=1))
-        partial.replace(path)
+        write_text(path, manifest.model_dump_json(indent=1))
 
 
 class _Row(NamedTuple):

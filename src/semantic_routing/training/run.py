@@ -1,15 +1,13 @@
 """The folder of a run: resolved config, versions, metrics, checkpoints, sample images."""
 
-import importlib.metadata
-import json
-import platform
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
+from ..io.files import write_json
+from ..io.jsonl import append_line, read_lines, write_lines
+from ..io.versions import versions
 from .checkpoint import checkpoint_step, list_checkpoints
-
-PACKAGES = ("semantic-routing", "torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy")
 
 
 def prepare_run(config: Config, resumed: Path | None) -> Path:
@@ -35,9 +33,7 @@ def prepare_run(config: Config, resumed: Path | None) -> Path:
         (run / "config.yaml").write_text(config.to_yaml())
     except OSError as error:
         raise ValueError(f"The output folder {run} cannot be written: {error.strerror}.") from error
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    versions["python"] = platform.python_version()
-    (run / "versions.json").write_text(json.dumps(versions, indent=1))
+    write_json(run / "versions.json", versions())
     return run
 
 
@@ -46,25 +42,8 @@ class Metrics:
 
     def __init__(self, run: Path, first_step: int) -> None:
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] <= first_step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.replace(self.path)
+        write_lines(self.path, [line for line in read_lines(self.path) if line["step"] <= first_step])
 
     def write(self, **values: Any) -> None:
         """Appends a line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; one that an interruption cut short is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
+        append_line(self.path, values)

@@ -17,7 +17,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ..files import Ledger, UnreadableImageError, read_image, sha256, work_key, write_lines, write_text
+from ...io.files import sha256, write_text
+from ...io.images import UnreadableImageError, read_image
+from ...io.jsonl import Ledger, work_key, write_lines
 from ..layout import find_samples, make_jobs, sample_name, write_records
 from ..report import OVERALL, Measure, Result, Tally, summarize
 from ..sampling import Sampler, read_sampling, sample_images

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from ..files import Ledger, UnreadableImageError, read_image, sha256, work_key
+from ...io.files import sha256
+from ...io.images import UnreadableImageError, read_image
+from ...io.jsonl import Ledger, work_key
 from .base import Answer, Ask, Form, Judge
 
 ATTEMPTS = 3

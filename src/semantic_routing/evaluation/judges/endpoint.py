@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ...endpoint import ChatClient, EndpointError, Reply, Request, image_url, reply_text
+from ...io.chat import ChatClient, EndpointError, Reply, Request, image_url, reply_text
 from .base import Answer, Ask, Form, Judge
 
 TOP_LOGPROBS = 20

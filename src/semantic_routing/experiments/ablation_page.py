@@ -13,17 +13,17 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..evaluation.layout import make_jobs
+from ..evaluation.report import OVERALL, Measure, Result, read_result
+from ..evaluation.scenes import CHOSEN, GENEVAL_SKILLS
+from ..io.files import write_text
+from ..io.jsonl import read_lines
 from ..models.flops import Sampling, count_parameters, count_sampling
-from ..page import Page
+from ..reporting.intervals import Estimate, estimate
+from ..reporting.page import Page
 from ..scenes import SKILLS
 from ..training.build import build_transformer, resolve_sizes
-from ..training.run import read_metrics
 from .ablation import GATE_ADVANCE, AblationOptions, Cell
-from .bootstrap import Estimate, estimate
-from .files import write_text
-from .layout import make_jobs
-from .report import OVERALL, Measure, Result, read_result
-from .scenes import CHOSEN, GENEVAL_SKILLS
 
 MAIN_COLUMNS = {
     "GenEval tasks": ("geneval", "all"),
@@ -240,7 +240,7 @@ def _last_losses(by_label: Mapping[str, Sequence[Cell]]) -> dict[str, NDArray[np
 
 
 def _metrics(cell: Cell) -> list[dict[str, Any]]:
-    return read_metrics(cell.run / "metrics.jsonl")
+    return read_lines(cell.run / "metrics.jsonl")
 
 
 def draw_learning(by_label: Mapping[str, Sequence[Cell]], path: Path) -> Path:

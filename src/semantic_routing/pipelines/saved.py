@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from ..fusion import STRATEGIES, SemanticRouter
-from ..resources import resource
+from ..io.resources import resource
 
 PREFIX = "router."
 ROUTERLESS = "fusedit"  # what there is beside `STRATEGIES`

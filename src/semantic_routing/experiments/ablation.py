@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 from ..config import Config, load_config
+from ..evaluation import scenes
+from ..evaluation.sampling import Sampler
 from ..fusion import STRATEGIES
 from ..models import TRANSFORMERS
 from ..training import train
 from ..training.build import resolve_sizes
 from ..training.checkpoint import checkpoint_step, list_checkpoints
 from ..training.export import export_pipeline
-from . import scenes
-from .sampling import Sampler
 
 logger = logging.getLogger(__name__)
 

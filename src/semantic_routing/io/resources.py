@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_PLACES = (Path(__file__).parents[2], Path(__file__).parent)
+_PLACES = (Path(__file__).parents[3], Path(__file__).parents[1])
 
 
 def resource(name: str) -> Path:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .analysis.weights import draw_weights
-from .config import ValidationConfig, load_config
-from .page import Page
-from .pipelines.generate import generate_files
-from .training import train
-from .training.checkpoint import list_checkpoints
-from .training.export import export_pipeline
-from .training.run import read_metrics
+from ..analysis.weights import draw_weights
+from ..config import ValidationConfig, load_config
+from ..io.jsonl import read_lines
+from ..pipelines.generate import generate_files
+from ..reporting.page import Page
+from ..training import train
+from ..training.checkpoint import list_checkpoints
+from ..training.export import export_pipeline
 
 PRESET = "scenes/quickstart"
 IMAGES_PER_PROMPT = 4
@@ -33,7 +33,7 @@ def quickstart(out: Path, minutes: float) -> Path:
         "all layers of the language model MiniLM and learns which of them to listen to."
     )
     validation = config.validation
-    steps = read_metrics(run / "metrics.jsonl")[-1]["step"]
+    steps = read_lines(run / "metrics.jsonl")[-1]["step"]
     mine = _sample(validation, str(trained), out / "trained")
     demo = _sample(validation, None, out / "demo")
     page.heading("Pictures")
@@ -73,7 +73,7 @@ def _sample(options: ValidationConfig, pipeline: str | None, folder: Path) -> li
 
 def _draw_loss(run: Path, path: Path) -> Path:
     """The training curve."""
-    lines = read_metrics(run / "metrics.jsonl")
+    lines = read_lines(run / "metrics.jsonl")
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="#0072B2", linewidth=1)

@@ -1,0 +1,1 @@
+"""What trains and evaluates whole models: the first ten minutes, and comparisons of fusion strategies."""

@@ -1,6 +1,6 @@
 """What a run is: a YAML file, checked. Unknown keys and impossible values are errors that name the key's path."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,8 +21,9 @@ from pydantic import (
 from .data.latents import LatentsSource
 from .data.sources import FolderSource, HuggingFaceSource, ScenesSource
 from .flow import Prediction
+from .fusion import FUSIONS
 from .io.resources import resource
-from .models import TRANSFORMERS
+from .models import MODELS
 from .models.timestep import TIMESTEP_CONDITIONINGS
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -43,7 +44,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The diffusion transformer; what follows from the text encoder is not repeated here."""
 
-    strategy: str = Field(description="fusion strategy, or fusedit")
+    kind: str = Field("routed", description="routed: blocks read what a fusion makes; fusedit: deep fusion")
+    strategy: str | None = Field("depth-wise", description="fusion strategy of a routed model")
+    fusion_options: dict[str, Any] = Field({}, description="options of the fusion strategy")
     num_blocks: PositiveInt = 24
     num_attention_heads: PositiveInt = 32
     num_key_value_heads: PositiveInt = 8
@@ -58,10 +61,19 @@ class ModelConfig(Section):
     sandwich_norm: bool = False
     norm_eps: PositiveFloat = 1e-6
 
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        return _one_of(value, MODELS)
+
     @field_validator("strategy")
     @classmethod
-    def _known_strategy(cls, value: str) -> str:
-        return _one_of(value, TRANSFORMERS)
+    def _known_strategy(cls, value: str | None) -> str | None:
+        return value if value is None else _one_of(value, FUSIONS)
+
+    def arguments(self) -> dict[str, Any]:
+        """What the transformer's class takes of this."""
+        return self.model_dump(exclude={"kind"} if self.kind == "routed" else {"kind", "strategy", "fusion_options"})
 
     @field_validator("timestep_conditioning")
     @classmethod
@@ -127,6 +139,9 @@ class OptimizerConfig(Section):
     learning_rate: PositiveFloat = 1e-4
     muon_learning_rate: PositiveFloat | None = Field(
         None, description="of attention's and MLP's matrices, then trained by Muon; none leaves them to AdamW"
+    )
+    fusion_learning_rate: PositiveFloat | None = Field(
+        None, description="of the fusion's parameters, which do not decay; none takes learning_rate"
     )
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
@@ -216,7 +231,7 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def _one_of(value: str, known: dict[str, Any]) -> str:
+def _one_of(value: str, known: Mapping[str, Any]) -> str:
     if value not in known:
         raise ValueError(f"expected one of {', '.join(known)}")
     return value

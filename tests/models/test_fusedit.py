@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from semantic_routing import SemanticRoutingPipeline
-from semantic_routing.config import load_config
 from semantic_routing.models import FuseDiTTransformer2DModel
 from semantic_routing.text import KeyValueEncoder, TextFeatures, load_language_model, load_tokenizer
 from semantic_routing.training import train
+from semantic_routing.training.config import load_config
 from semantic_routing.training.export import export_pipeline
 
 LAYERS = [1, 2]
@@ -167,7 +167,7 @@ def test_sizes_that_do_not_pair_are_refused() -> None:
 @pytest.fixture
 def run(tiny_values: dict[str, Any], tmp_path: Path) -> Path:
     values = tiny_values
-    values["model"]["strategy"] = "fusedit"
+    values["model"] |= {"kind": "fusedit", "strategy": None}
     values["text"]["layers"] = LAYERS
     values["data"]["image_size"] = 32
     values["training"]["steps"] = values["training"]["checkpoint_every"] = 4

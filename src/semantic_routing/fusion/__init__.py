@@ -15,8 +15,13 @@ torch.Size([4, 2, 10, 384])
 tensor([0.1667, 0.1667, 0.1667, 0.1667, 0.1667, 0.1667])
 """
 
+from ..io.registry import Registry
 from .gate import Gate
 from .router import PreparedText, SemanticRouter
 from .strategies import STRATEGIES, FusionStrategy
 
-__all__ = ["STRATEGIES", "FusionStrategy", "Gate", "PreparedText", "SemanticRouter"]
+FUSIONS: Registry[type[FusionStrategy]] = Registry("fusion strategy")
+for name, strategy in STRATEGIES.items():
+    FUSIONS.register(name)(strategy)
+
+__all__ = ["FUSIONS", "STRATEGIES", "FusionStrategy", "Gate", "PreparedText", "SemanticRouter"]

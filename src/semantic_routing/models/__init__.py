@@ -1,9 +1,14 @@
 """The diffusion transformers, as `diffusers` models, by the strategy with which text reaches their blocks."""
 
 from ..fusion import STRATEGIES
+from ..io.registry import Registry
 from .backbone import DiffusionTransformer2DModel, TextContext
 from .fusedit import FuseDiTTransformer2DModel
 from .transformer import SemanticRoutingTransformer2DModel
+
+MODELS: Registry[type[DiffusionTransformer2DModel]] = Registry("model kind")
+MODELS.register("routed")(SemanticRoutingTransformer2DModel)
+MODELS.register("fusedit")(FuseDiTTransformer2DModel)
 
 TRANSFORMERS: dict[str, type[DiffusionTransformer2DModel]] = {
     **dict.fromkeys(STRATEGIES, SemanticRoutingTransformer2DModel),
@@ -11,6 +16,7 @@ TRANSFORMERS: dict[str, type[DiffusionTransformer2DModel]] = {
 }
 
 __all__ = [
+    "MODELS",
     "TRANSFORMERS",
     "DiffusionTransformer2DModel",
     "FuseDiTTransformer2DModel",

@@ -9,8 +9,8 @@ import torch
 from tiny import CAPTIONS, NUM_LAYERS, TEXT_CHANNELS, TRANSFORMER_SIZES, normal
 
 from benchmarks.baseline import PaddedTextEncoder, ReferenceWay
-from semantic_routing.config import FlowConfig
 from semantic_routing.data import Batch
+from semantic_routing.flow_config import FlowConfig
 from semantic_routing.fusion import PAPER_STRATEGIES
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.latents import LatentCodec

@@ -4,7 +4,6 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from semantic_routing.config import load_config
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.flops import (
     ATTENTION,
@@ -18,6 +17,7 @@ from semantic_routing.models.flops import (
     count_sampling,
 )
 from semantic_routing.training.build import build_transformer, language_model_config, resolve_sizes
+from semantic_routing.training.config import load_config
 
 PARAMETERS = {
     "penultimate": 2246.694,

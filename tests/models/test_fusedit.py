@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from semantic_routing import SemanticRoutingPipeline
-from semantic_routing.config import load_config
 from semantic_routing.models import FuseDiTTransformer2DModel
 from semantic_routing.text import KeyValueEncoder, TextFeatures, load_language_model, load_tokenizer
 from semantic_routing.training import train
+from semantic_routing.training.config import load_config
 from semantic_routing.training.export import export_pipeline
 
 LAYERS = [1, 2]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from semantic_routing.config import Config
 from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.training import train
+from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
 
 

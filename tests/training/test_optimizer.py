@@ -6,8 +6,8 @@ import torch
 from tiny import TRANSFORMER_SIZES, normal
 from torch import nn
 
-from semantic_routing.config import OptimizerConfig
 from semantic_routing.models import SemanticRoutingTransformer2DModel
+from semantic_routing.training.config import OptimizerConfig
 from semantic_routing.training.optimizer import CombinedOptimizer, build_optimizer, takes_muon
 
 

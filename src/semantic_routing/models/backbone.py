@@ -96,7 +96,7 @@ class DiffusionTransformer2DModel(
             # The reference's table is cropped, so that places of a few patches all but coincide; ours is not.
             pos_embed_max_size=POSITION_TABLE_SIZE if config.position_embedding == "sincos" else None,
         )
-        self.time_embedder = TIMESTEP_CONDITIONINGS[config.timestep_conditioning](config.hidden_size)
+        self.time_embedder = TIMESTEP_CONDITIONINGS.find(config.timestep_conditioning)(config.hidden_size)
 
     def _block_options(self) -> dict[str, Any]:
         """What blocks of all kinds are made with."""

@@ -11,14 +11,16 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PretrainedConfig
 
-from ..config import Config, TextConfig, VAEConfig
 from ..data import LatentsSource
 from ..data.latents import read_manifest
 from ..models import MODELS, DiffusionTransformer2DModel
+from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
 from ..text import TextEncoder, load_language_model, load_tokenizer
+from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
+from .config import Config
 
 
 class Sizes(NamedTuple):

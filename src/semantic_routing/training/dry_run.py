@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..config import Config
 from ..models.flops import (
     PAPER_SAMPLING,
     count_as_paper,
@@ -16,6 +15,7 @@ from ..models.flops import (
     count_sampling,
 )
 from .build import Sizes, build_transformer, language_model_config, resolve_sizes
+from .config import Config
 
 # Backward computes the gradients of a product's two factors: twice the work of forward.
 BACKWARD = 2

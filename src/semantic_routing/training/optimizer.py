@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import OptimizerConfig
+from .config import OptimizerConfig
 
 
 def build_optimizer(config: OptimizerConfig, transformer: nn.Module) -> torch.optim.Optimizer:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
-from ..config import Config
 from ..data import Batch, BrokenExamples, ExampleStream, collate
 from ..data.stream import NumberSampler
 from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
+from .config import Config
 from .optimizer import build_optimizer
 from .progress import Progress
 from .run import Metrics, prepare_run

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from ..fusion import STRATEGIES, SemanticRouter
-from ..io.resources import resource
+from .loading import DEMO, resolve_pipeline
 
 PREFIX = "router."
 ROUTERLESS = "fusedit"  # what there is beside `STRATEGIES`
@@ -38,7 +38,7 @@ def find_pipeline(name: str | None) -> PipelineFiles:
         ValueError: the folder holds no pipeline.
         OSError: there is no such folder or hub name.
     """
-    folder = resource("demo") if name is None else Path(name)
+    folder = Path(resolve_pipeline(name or DEMO))
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

@@ -45,7 +45,7 @@ def quickstart(out: Path, minutes: float) -> Path:
     page.heading("Which layers each block listens to")
     page.text("Training starts from equal weights.")
     page.image(draw_weights(str(trained), out / "trained")[0], "Fusion weights of your model.")
-    page.image(draw_weights(None, out / "demo")[0], "Fusion weights of the demo model.")
+    page.image(draw_weights("demo", out / "demo")[0], "Fusion weights of the demo model.")
     page.heading("Training")
     page.image(_draw_loss(run, out / "loss.png"), "Flow-matching loss against optimizer steps.")
     page.heading("Next")

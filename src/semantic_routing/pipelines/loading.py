@@ -1,18 +1,30 @@
 """Opens a saved pipeline, or the demo model."""
 
+from pathlib import Path
+
 import torch
 
 from ..io.resources import resource
 from .semantic_routing import SemanticRoutingPipeline
 
+DEMO = "demo"
+
+
+def resolve_pipeline(name: str) -> str:
+    """The folder or hub name that a pipeline's name stands for.
+
+    `demo` is the demo model that comes with the project, unless a folder of that name lies here.
+    """
+    return str(resource(DEMO)) if name == DEMO and not Path(name).is_dir() else name
+
 
 def load_pipeline(
     name: str | None = None, dtype: str = "float32", device: str | None = None
 ) -> SemanticRoutingPipeline:
-    """Opens a pipeline by folder or hub name; None is the demo model that comes with the project.
+    """Opens a saved pipeline.
 
     Args:
-        name: folder or hub name.
+        name: folder, hub name or `demo`; None is the demo model.
         dtype: of the weights.
         device: default: cuda where there is one.
 
@@ -21,8 +33,7 @@ def load_pipeline(
         OSError: there is no such folder or hub name.
     """
     target = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    path = str(resource("demo")) if name is None else name
-    pipeline = SemanticRoutingPipeline.from_pretrained(path, dtype=getattr(torch, dtype))
+    pipeline = SemanticRoutingPipeline.from_pretrained(resolve_pipeline(name or DEMO), dtype=getattr(torch, dtype))
     return pipeline.to(target)
 
 

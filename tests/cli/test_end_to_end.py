@@ -14,10 +14,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from semantic_routing.config import load_config
 from semantic_routing.io.jsonl import read_lines
 from semantic_routing.training import train
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
+from semantic_routing.training.config import load_config
 
 SROUTE = str(Path(sys.executable).with_name("sroute"))
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

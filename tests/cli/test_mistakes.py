@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 
 from semantic_routing import cli
-from semantic_routing.config import load_config
 from semantic_routing.training import train
 from semantic_routing.training.checkpoint import list_checkpoints
+from semantic_routing.training.config import load_config
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from semantic_routing.config import load_config
 from semantic_routing.evaluation.report import Measure, Tally, summarize
 from semantic_routing.experiments.ablation import AblationOptions, Cell, make_cells, run_ablation
 from semantic_routing.experiments.ablation_page import difference, loss_table, over_runs, write_ablation
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
+from semantic_routing.training.config import load_config
 
 OPTIONS = AblationOptions(prompts_per_half=1, steps=2, batch_size=30)
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from semantic_routing.cli import app
-from semantic_routing.config import Config, load_config
 from semantic_routing.data import collate
 from semantic_routing.data.latents import Manifest
 from semantic_routing.io.jsonl import read_lines
 from semantic_routing.models.latents import LatentCodec
 from semantic_routing.training import train
 from semantic_routing.training.build import build_codecs
+from semantic_routing.training.config import Config, load_config
 from semantic_routing.training.export import export_pipeline
 from semantic_routing.training.precompute import precompute
 from semantic_routing.training.trainer import Trainer

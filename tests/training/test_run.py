@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tiny import write_images
 from torch import Tensor
 
-from semantic_routing.config import Config, load_config
 from semantic_routing.io.jsonl import read_lines
 from semantic_routing.training import train, trainer
 from semantic_routing.training.checkpoint import list_checkpoints, read_state
+from semantic_routing.training.config import Config, load_config
 
 MakeConfig = Callable[..., Config]
 FILES = ("model", "ema", "optimizer")

@@ -16,8 +16,8 @@ def command(
     """Compute a data set's latents ahead, so that training need not run the VAE. Stopped, it goes on when run again."""
     import torch
 
-    from ..config import load_config
     from ..pipelines.loading import usable_device
+    from ..training.config import load_config
     from ..training.precompute import precompute
 
     target = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

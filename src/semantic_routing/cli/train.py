@@ -19,7 +19,7 @@ def command(
     ] = False,
 ) -> None:
     """Train a diffusion transformer. Ctrl-C writes a checkpoint and leaves."""
-    from ..config import load_config
+    from ..training.config import load_config
 
     loaded = load_config(config, overrides or [])
     if dry_run:

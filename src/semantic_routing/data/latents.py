@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..io.files import whole_file
-from .sources import BrokenExampleError, Example, Source, SourceConfig
+from .sources import SOURCES, BrokenExampleError, Example, Source, SourceConfig
 
 MANIFEST = "manifest.json"
 
@@ -83,6 +83,7 @@ class Shard:
         self.records: list[Record] = json.loads(self.file.metadata()["records"])
 
 
+@SOURCES.register("latents")
 class LatentsSource(SourceConfig):
     """Latents that `sroute precompute` wrote, with their captions."""
 

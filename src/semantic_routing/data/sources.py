@@ -1,4 +1,4 @@
-"""Where images and captions come from. A new source is one `SourceConfig` and its place in the config's union."""
+"""Where images and captions come from. A new source is a `SourceConfig` that is registered in `SOURCES`."""
 
 import json
 from abc import ABC, abstractmethod
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..io.images import UNREADABLE, UnreadableImageError, read_image
+from ..io.registry import Registry
+from ..io.section import Section
 from ..scenes import SKILLS, render, sample_scene
 
 
@@ -47,16 +49,43 @@ class Source(ABC):
         """The example at `index`; raises `BrokenExampleError` where it cannot be read."""
 
 
-class SourceConfig(BaseModel):
-    """Options of a source; `open` checks what it can and makes it."""
+class SourceConfig(Section):
+    """Options of a source: what a config says under `data.source`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    >>> @SOURCES.register("moons")
+    ... class MoonsSource(SourceConfig):
+    ...     count: int = Field(100, description="moons to draw")
+    ...
+    ...     def open(self, image_size: int, seed: int) -> Source: ...
+    """
 
+    source: str = Field(description="name of the source")
+
+    @field_validator("source")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        if name not in SOURCES:
+            raise ValueError(f"expected one of {', '.join(SOURCES)}")
+        return name
+
+    @abstractmethod
     def open(self, image_size: int, seed: int) -> Source:
-        """Makes the source. Raises ValueError or OSError where there is nothing to read."""
-        raise NotImplementedError
+        """Makes the source.
+
+        Args:
+            image_size: pixels a side that training wants; a source that reads files need not heed it.
+            seed: of the run, for sources that draw at random.
+
+        Raises:
+            ValueError: there is nothing to read, or the options do not fit the data.
+            OSError: a file cannot be read.
+        """
 
 
+SOURCES: Registry[type[SourceConfig]] = Registry("data source")
+
+
+@SOURCES.register("scenes")
 class ScenesSource(SourceConfig):
     """The embedded world: an endless stream of rendered scenes, of the size that training asks for."""
 
@@ -95,6 +124,7 @@ class _Scenes(Source):
         return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
 
 
+@SOURCES.register("json")
 class FolderSource(SourceConfig):
     """A JSON list or JSON lines of records, beside a folder of images (the reference's format)."""
 
@@ -185,6 +215,7 @@ def _captions(text: Any, name: str) -> list[str]:
     return captions
 
 
+@SOURCES.register("huggingface")
 class HuggingFaceSource(SourceConfig):
     """A Hugging Face data set, saved to a folder (`save_to_disk`) or readable by `load_dataset`."""
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from ..config import Config, load_config
 from ..evaluation import scenes
 from ..evaluation.sampling import Sampler
-from ..fusion import STRATEGIES
-from ..models import TRANSFORMERS
+from ..fusion import FUSIONS
+from ..models import MODELS
 from ..training import train
 from ..training.build import resolve_sizes
 from ..training.checkpoint import checkpoint_step, list_checkpoints
+from ..training.config import Config, load_config
 from ..training.export import export_pipeline
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,8 @@ class Cell:
     @property
     def depends_on_time(self) -> bool:
         """Whether the strategy has a gate that sees the time."""
-        strategy = STRATEGIES.get(self.config.model.strategy)
-        return strategy is not None and strategy.depends_on_time
+        strategy = FUSIONS.get(self.config.model.strategy or "")
+        return strategy is not None and "timestep" in strategy.varies_with
 
 
 def make_cells(
@@ -112,12 +112,14 @@ def make_cells(
         raise ValueError("An ablation needs at least one strategy and one seed.")
     cells = []
     for name in strategies:
-        label = name if name in TRANSFORMERS else Path(name).stem
-        changes = [f"model.strategy={name}"] if name in TRANSFORMERS else []
+        known = {strategy: [f"model.strategy={strategy}"] for strategy in FUSIONS}
+        known |= {kind: [f"model.kind={kind}", "model.strategy=null"] for kind in MODELS if kind != "routed"}
+        label = name if name in known else Path(name).stem
+        changes = known.get(name, [])
         for seed in seeds:
             folder = out / label / f"seed-{seed}"
             place = [f"training.output={folder / 'run'}", f"training.seed={seed}"]
-            source = config if name in TRANSFORMERS else name
+            source = config if name in known else name
             cells.append(Cell(label, seed, folder, load_config(source, [*overrides, *changes, *place])))
         resolve_sizes(cells[-1].config)
     places = [cell.folder for cell in cells]
@@ -140,7 +142,7 @@ def _warn_of_differences(cells: Sequence[Cell]) -> None:
     first = cells[0].config
     for cell in cells:
         unlike = [name for name in SHARED if getattr(cell.config, name) != getattr(first, name)]
-        own, theirs = (config.model.model_dump(exclude={"strategy"}) for config in (cell.config, first))
+        own, theirs = (config.model.model_dump(exclude={"kind", "strategy"}) for config in (cell.config, first))
         unlike += [f"model.{key}" for key in own if own[key] != theirs[key]]
         budget = ("steps", "batch_size", "ema_decay")
         unlike += [key for key in budget if getattr(cell.config.training, key) != getattr(first.training, key)]

@@ -6,12 +6,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..analysis.weights import draw_weights
-from ..config import ValidationConfig, load_config
 from ..io.jsonl import read_lines
 from ..pipelines.generate import generate_files
 from ..reporting.page import Page
 from ..training import train
 from ..training.checkpoint import list_checkpoints
+from ..training.config import ValidationConfig, load_config
 from ..training.export import export_pipeline
 
 PRESET = "scenes/quickstart"

@@ -11,14 +11,16 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PretrainedConfig
 
-from ..config import Config, TextConfig, VAEConfig
 from ..data import LatentsSource
 from ..data.latents import read_manifest
-from ..models import TRANSFORMERS, DiffusionTransformer2DModel
+from ..models import MODELS, DiffusionTransformer2DModel
+from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
 from ..text import TextEncoder, load_language_model, load_tokenizer
+from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
+from .config import Config
 
 
 class Sizes(NamedTuple):
@@ -35,10 +37,11 @@ def resolve_sizes(config: Config) -> Sizes:
 
     Of the layers only those remain to which the strategy can give any weight.
     """
-    transformer = TRANSFORMERS[config.model.strategy]
+    model = config.model
+    transformer = MODELS.find(model.kind)
     encoder, language_model = transformer.prompt_encoder_class, language_model_config(config.text)
     layers = encoder.resolve(config.text.layers, language_model)
-    layers = transformer.layers_read(config.model.strategy, layers)
+    layers = transformer.layers_read(layers, model.num_blocks, model.strategy, model.fusion_options)
     channels = encoder.channels(language_model)
     sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
     unit = sizes.downsampling * config.model.patch_size
@@ -69,8 +72,8 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
 
 def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
     """A freshly initialized diffusion transformer."""
-    return TRANSFORMERS[config.model.strategy](
-        **config.model.model_dump(),
+    return MODELS.find(config.model.kind)(
+        **config.model.arguments(),
         num_text_layers=len(sizes.layers),
         text_channels=sizes.text_channels,
         in_channels=sizes.latent_channels,
@@ -99,7 +102,7 @@ def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> 
     wanted = (text.num_hidden_layers or seen[0], text.hidden_size or seen[1])
     if seen != wanted:
         raise ValueError(f"Text encoder {text.model} has {seen} layers and channels; the config says {wanted}.")
-    encoder = TRANSFORMERS[config.model.strategy].prompt_encoder_class
+    encoder = MODELS.find(config.model.kind).prompt_encoder_class
     return encoder(
         model, load_tokenizer(text.model), sizes.layers, text.instruction, text.chat_template, text.max_length
     )

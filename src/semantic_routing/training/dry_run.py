@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..config import Config
 from ..models.flops import (
     PAPER_SAMPLING,
     count_as_paper,
@@ -16,6 +15,7 @@ from ..models.flops import (
     count_sampling,
 )
 from .build import Sizes, build_transformer, language_model_config, resolve_sizes
+from .config import Config
 
 # Backward computes the gradients of a product's two factors: twice the work of forward.
 BACKWARD = 2
@@ -54,7 +54,7 @@ def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]
     language_model = language_model_config(config.text)
     run = transformer.prompt_encoder_class.layers_computed(sizes.layers, language_model)
     # The paper's models run the whole language model, except FuseDiT, which has no use for layers past its last pair.
-    paper_run = None if hasattr(transformer, "router") else run
+    paper_run = None if config.model.kind == "routed" else run
     sampling = PAPER_SAMPLING._replace(latent_size=PAPER_SIDE // sizes.downsampling)
     as_paper = count_as_paper(transformer, language_model, paper_run, sampling)
     ours = count_sampling(transformer, sampling)
@@ -69,7 +69,8 @@ def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]
     note = (
         "  table 4: linear layers and fusion only, all text work in every step; our sampler: attention too, text once"
     )
-    return [*lines, f"{note}{' a step' if transformer.text_depends_on_time else ' a prompt'}"]
+    once = "step" if "timestep" in transformer.varies_with else "prompt"
+    return [*lines, f"{note} a {once}"]
 
 
 def _memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file
 
-from ..config import load_config
 from ..io.files import whole_folder
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint
+from .config import load_config
 
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 

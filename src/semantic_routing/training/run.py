@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
 from ..io.files import write_json
 from ..io.jsonl import append_line, read_lines, write_lines
 from ..io.versions import versions
 from .checkpoint import checkpoint_step, list_checkpoints
+from .config import Config
 
 
 def prepare_run(config: Config, resumed: Path | None) -> Path:

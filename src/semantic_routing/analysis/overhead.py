@@ -164,7 +164,8 @@ def measure(
                 latents=model.noise[:1],
                 timestep_map=identity,
                 output_type="latent",
-            ).images
+                return_dict=False,
+            )[0]
             latents.cpu()  # waits for the device
             row.append(time.perf_counter() - started)
         rounds.append(row)

@@ -77,8 +77,9 @@ def sample_latents(
             timestep_map=timestep_map or identity,
             output_type="latent",
             callback_on_step_end=callback,
-        )
-        ends.append(made.images.float().cpu())
+            return_dict=False,
+        )[0]
+        ends.append(made.float().cpu())
     return torch.cat(ends)
 
 

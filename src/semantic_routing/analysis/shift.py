@@ -1,5 +1,7 @@
 """The counterfactual: what changes where the fusion sees another time than the backbone (paper, eq. 11, table 3)."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -92,7 +94,10 @@ def draw_maps(gate_time: NamedArray) -> Figure:
     canvas, axes = panels(1, 2, 2.8)
     along = gate_time.numbers("flow_time")
     for number, name in enumerate(gate_time.axes["map"]):
-        look = {"color": "black" if name == NONE else OKABE_ITO[number - 1], "linestyle": DASHES[number]}
+        look: dict[str, Any] = {
+            "color": "black" if name == NONE else OKABE_ITO[number - 1],
+            "linestyle": DASHES[number],
+        }
         axes[0].plot(along, gate_time.at(map=name), label=name, **look)
         axes[1].plot(along, gate_time.at(map=name) - along, **look)
     axes[0].set(xlabel=FLOW_TIME, ylabel="time that the fusion sees")

@@ -1,5 +1,7 @@
 """How alike fusion weights are across blocks and across times (paper, fig. 3)."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,14 +58,14 @@ class Similarity(Analysis):
             distance, mean = by_distance(array)
             axes[-1].plot(distance, mean, color=OKABE_ITO[number], linestyle=DASHES[number], label=NAMES[axis])
         least = min(float(array.values.min()) for array in arrays.values())
-        bar = {"label": "similarity (1 means equal)", "extend": "min" if least < LOWEST else "neither"}
+        bar: dict[str, Any] = {"label": "similarity (1 means equal)", "extend": "min" if least < LOWEST else "neither"}
         canvas.colorbar(cells, ax=axes[:-1], location="top", shrink=0.6, **bar)
-        axes[-1].set(xlabel="distance, of first to last", ylabel="mean similarity", xlim=(0, 1))
+        axes[-1].set(xlabel="distance (1: first and last)", ylabel="mean similarity", xlim=(0, 1))
         axes[-1].legend()
         caption = (
             "Similarity of fusion weights, 1 minus the Jensen-Shannon divergence to base 2: 1 means equal weights, 0 "
-            f"that no layer is shared. The color scale starts at {LOWEST:g} for every model, so an even field means that "
-            "all weights are nearly equal. Right: its mean over all pairs of one distance."
+            f"that no layer is shared. The color scale starts at {LOWEST:g} for every model, so an even field means "
+            "that all weights are nearly equal. Right: its mean over all pairs of one distance."
         )
         if len(arrays) == 2:
             caption += " Blocks are compared by their mean weights over time, times by their mean weights over blocks."

@@ -1,5 +1,7 @@
 """Which language-model layers are needed, and what it would cost to drop the others (paper, section 5.1)."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -112,14 +114,15 @@ class Usage(Analysis):
         for number, (name, label) in enumerate((("lost_weight", "weight lost"), ("context_change", "context change"))):
             array = arrays[name]
             for statistic, dash in (("largest", "-"), ("mean", "--")):
-                look = {"color": OKABE_ITO[number], "linestyle": dash, "marker": ".", "label": f"{label}, {statistic}"}
-                axes[1].plot(array.numbers("keep"), array.at(statistic=statistic), **look)
+                values, text = array.at(statistic=statistic), f"{label}, {statistic}"
+                color = OKABE_ITO[number]
+                axes[1].plot(array.numbers("keep"), values, color=color, linestyle=dash, marker=".", label=text)
         axes[1].set(xlabel="layers kept", ylabel="share, or relative change")
         axes[1].legend(loc="lower left", bbox_to_anchor=(0, 1))
         if correct is not None:
             share = correct.values.mean(1)
             error = np.sqrt(share * (1 - share) / correct.values.shape[1])
-            look = {"color": OKABE_ITO[2], "marker": "o", "markersize": 3, "capsize": 2}
+            look: dict[str, Any] = {"color": OKABE_ITO[2], "marker": "o", "markersize": 3, "capsize": 2}
             axes[2].errorbar(correct.numbers("keep"), share, error, **look)
             axes[2].set(xlabel="layers kept", ylabel="share of correct images", ylim=(0, 1))
         for place in axes:

@@ -12,13 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..flow import guide, velocity
-from ..fusion.timestep_map import TimestepMap
+from ..fusion.timestep_map import GateTime, TimestepMap
 from ..models import DiffusionTransformer2DModel, TextContext
 from ..models.backbone import ContextOfState
 from ..models.latents import LatentCodec
 from ..text import TextEncoder, load_language_model, load_tokenizer
 
-GateTime = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

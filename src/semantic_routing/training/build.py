@@ -13,11 +13,11 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ..data import LatentsSource
 from ..data.latents import read_manifest
+from ..io.resources import resolve_pipeline
 from ..models import MODELS, DiffusionTransformer2DModel
 from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
-from ..pipelines.loading import resolve_pipeline
 from ..text import TextEncoder, load_language_model, load_tokenizer
 from ..text.config import TextConfig
 from ..text.loading import load_language_model_config

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from semantic_routing.pipelines.replace import with_strategy
 from semantic_routing.models.flops import count_language_model, count_sampling
+from semantic_routing.pipelines.replace import with_strategy
 from semantic_routing.text.early_exit import shorten
 
 from . import common

@@ -64,7 +64,7 @@ def caption_images(source: FolderSource, out: Path, client: ChatClient, options:
     """
     if out.resolve() == source.path.resolve():
         raise ValueError(f"The output {out} is the data itself; name another file.")
-    images = source.open()
+    images = source.images()
     rows = _rows_by_image(images)
     done = _mend(out, source.image_key)
     work = _Requests(images, {name: found for name, found in rows.items() if name not in done}, options, len(rows))

@@ -11,9 +11,12 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ..io.images import UNREADABLE, UnreadableImageError, read_image
+from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
 from ..scenes import SKILLS, render, sample_scene
+
+FIRST = 100  # records whose keys are looked at when a data set is opened
 
 
 class BrokenExampleError(Exception):
@@ -135,8 +138,14 @@ class FolderSource(SourceConfig):
     text_key: str = Field("text", description="key of the caption, or of a list of captions to draw from")
     original_text_key: str = Field("original_text", description="key of the caption that `sroute caption` replaced")
 
-    def open(self, image_size: int = 0, seed: int = 0) -> "FolderImages":
+    def open(self, image_size: int, seed: int) -> "FolderImages":
         """Reads the records; images are opened when asked for."""
+        images = self.images()
+        _check_keys(images.records, (self.image_key, self.text_key), str(self.path))
+        return images
+
+    def images(self) -> "FolderImages":
+        """Reads the records, which need not have captions yet."""
         records = _read_records(self.path)
         root = (self.image_root or self.path.parent).resolve()
         if not root.is_dir():
@@ -156,6 +165,14 @@ def _read_records(path: Path) -> list[Any]:
     if not records:
         raise ValueError(f"The data set {path} is empty.")
     return records
+
+
+def _check_keys(records: list[Any], keys: Sequence[str], name: str) -> None:
+    """Refuses keys that none of the first records has; a record among others that lacks one is broken."""
+    seen = list(dict.fromkeys(key for record in records[:FIRST] if isinstance(record, dict) for key in record))
+    for key in keys:
+        if key not in seen:
+            raise ValueError(f"The records of {name} have no key {brief(key)}: the first ones have {brief(seen)}.")
 
 
 def _parse(text: str, name: str) -> Any:

@@ -12,7 +12,7 @@ from .resources import resource
 from .strict_yaml import parse_yaml
 
 # Of the folders in `configs`, those whose files are runs.
-PRESET_FOLDERS = ("scenes", "paper")
+PRESET_FOLDERS = ("scenes", "images", "paper")
 
 PIPELINE_FILE = "model_index.json"
 

@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from ..fusion import FusionSizes, TextFusion
 from ..io.files import read_json
+from ..io.resources import resolve_pipeline
 from ..models.transformer import current_name, find_fusion
-from .loading import resolve_pipeline
 
 PREFIX = "fusion."
 

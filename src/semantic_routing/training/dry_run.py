@@ -16,6 +16,7 @@ from ..models.flops import (
 )
 from .build import Sizes, build_transformer, language_model_config, resolve_sizes
 from .config import Config
+from .run import check_trackers
 
 # Backward computes the gradients of a product's two factors: twice the work of forward.
 BACKWARD = 2
@@ -43,6 +44,18 @@ def describe(config: Config) -> str:
     lines += ["", f"Memory of the transformer in training, {config.training.batch_size} images at once in one process"]
     lines += [f"  {name:28} {count / 2**30:12.3f} GiB" for name, count in _with_total(memory)]
     return "\n".join(lines)
+
+
+def check_inputs(config: Config) -> str:
+    """Opens what training reads, as far as that costs little, and says what was found.
+
+    Raises:
+        ValueError: the data set does not exist or does not fit the config, or a tracker is not installed.
+        OSError: a file cannot be read.
+    """
+    check_trackers(config.training.trackers)
+    length = config.data.source.open(config.data.image_size, config.training.seed).length
+    return f"The data source {config.data.source.source} has {'no end' if length is None else f'{length} examples'}."
 
 
 def _with_total(counts: dict[str, int]) -> list[tuple[str, int]]:

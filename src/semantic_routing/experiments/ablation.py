@@ -90,7 +90,7 @@ class Cell:
     def depends_on_time(self) -> bool:
         """Whether the strategy has a gate that sees the time."""
         strategy = FUSIONS.get(self.config.model.strategy or "")
-        return strategy is not None and strategy.depends_on_time
+        return strategy is not None and "timestep" in strategy.varies_with
 
 
 def make_cells(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..fusion.gate import TIME_CHANNELS
-from ..models import TRANSFORMERS, DiffusionTransformer2DModel
+from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 
 # The reference's code sets the base of the image's rotary frequencies by class, whatever its configuration says; only
 # FuseDiT takes the language model's.
@@ -42,16 +42,17 @@ _CLASSES_AND_FLAGS = {
 class Description(NamedTuple):
     """What a reference configuration means for us.
 
-    `text_layers` is the choice of layers for the pipeline's prompt encoder, `options` are the transformer's.
+    `text_layers` is the choice of layers for the pipeline's prompt encoder, `options` are those of the model `kind`.
     """
 
+    kind: str
     options: dict[str, Any]
     text_layers: str | list[int]
 
     @property
     def transformer_class(self) -> type[DiffusionTransformer2DModel]:
         """The model to build."""
-        return TRANSFORMERS[self.options["strategy"]]
+        return MODELS.find(self.kind)
 
 
 def class_of(config: dict[str, Any], names: Iterable[str]) -> str:
@@ -84,19 +85,23 @@ def describe(config: dict[str, Any], names: Iterable[str]) -> Description:
     kind = class_of(config, names)
     text = _text_config(config)
     blocks = int(_entry(config, "dit_num_hidden_layers"))
-    strategy = "fusedit" if kind == FUSED_CLASS else _strategy(kind, config)
     _refuse_unsupported(kind, config, text)
     heads, key_value_heads, head_width = _heads(text)
     text_layers: str | list[int]
+    fusion: dict[str, Any] = {}
     if kind == FUSED_CLASS:
         layers = _paired_layers(config, blocks, int(_entry(text, "num_hidden_layers")))
         text_layers, num_layers, channels = layers, len(layers), 2 * key_value_heads * head_width
     else:
-        text_layers, num_layers = _layers_read(strategy, config, text)
+        fusion["strategy"] = _strategy(kind, config)
+        text_layers, num_layers = _layers_read(fusion["strategy"], config, text)
+        if config.get("use_timestep_adaptive_fusion"):
+            time_channels = int(config.get("adaptive_fusion_time_embed_dim") or TIME_CHANNELS)
+            fusion["fusion_options"] = {} if time_channels == TIME_CHANNELS else {"time_channels": time_channels}
         channels = int(_entry(text, "hidden_size"))
     patch_size = int(config.get("patch_size") or 2)
     options = {
-        "strategy": strategy,
+        **fusion,
         "num_text_layers": num_layers,
         "text_channels": channels,
         "num_blocks": blocks,
@@ -113,7 +118,7 @@ def describe(config: dict[str, Any], names: Iterable[str]) -> Description:
         "sandwich_norm": bool(config.get("sandwich_norm")),
         "norm_eps": float(text.get("rms_norm_eps") or 1e-6),
     }
-    return Description(options, text_layers)
+    return Description("fusedit" if kind == FUSED_CLASS else "routed", options, text_layers)
 
 
 def reference_config(transformer: Any, text_config: dict[str, Any] | None, layers: list[int] | None) -> dict[str, Any]:
@@ -128,7 +133,9 @@ def reference_config(transformer: Any, text_config: dict[str, Any] | None, layer
         ValueError: the reference's code cannot compute what the transformer does.
     """
     ours = transformer.config
-    fused = not hasattr(transformer, "router")
+    fused = isinstance(transformer, FuseDiTTransformer2DModel)
+    if not fused and ours.strategy not in _CLASSES_AND_FLAGS:
+        raise ValueError(f"The reference has no fusion strategy {ours.strategy!r}.")
     kind, flags = (FUSED_CLASS, {}) if fused else _CLASSES_AND_FLAGS[ours.strategy]
     base = text_config or _what_is_known(ours, fused)
     _refuse_foreign(ours, kind, base)
@@ -157,7 +164,7 @@ def reference_config(transformer: Any, text_config: dict[str, Any] | None, layer
             "text_hidden_size": ours.text_channels,
             "text_hidden_states_num": ours.num_text_layers,
             "text_hidden_states_index": _hidden_state_index(ours, base, layers),
-            "adaptive_fusion_time_embed_dim": TIME_CHANNELS,
+            "adaptive_fusion_time_embed_dim": (ours.fusion_options or {}).get("time_channels", TIME_CHANNELS),
         }
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from ..io.files import whole_folder
-from ..models import TRANSFORMERS
+from ..models import MODELS, FuseDiTTransformer2DModel
 from ..pipelines import SemanticRoutingPipeline
 from ..text import load_language_model, load_tokenizer
 from ..text.loading import resolve_model, silent
@@ -111,7 +111,7 @@ def convert_to_reference(source: Path, out: Path, transformer_only: bool = False
     transformer = _empty(folder)
     tensors = to_reference(read_weights(find_raw_weights(folder)), transformer)
     text = None if pipeline is None else _text_of(pipeline)
-    if not hasattr(transformer, "router") and not transformer_only:
+    if isinstance(transformer, FuseDiTTransformer2DModel) and not transformer_only:
         if pipeline is None:
             raise ValueError(
                 f"{source} holds the image side alone; a whole FuseDiT needs its pipeline. "
@@ -232,10 +232,12 @@ def _empty(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is neither a pipeline nor a transformer: it has no config.json.")
     config = read_json(folder / "config.json")
-    if config.get("strategy") not in TRANSFORMERS:
-        raise ValueError(f"{folder} holds no transformer of ours: its strategy is {config.get('strategy')!r}.")
+    classes = {model.__name__: model for model in MODELS.values()}
+    name = config.get("_class_name")
+    if name not in classes:
+        raise ValueError(f"{folder} holds no transformer of ours: its class is {name!r}.")
     with torch.device("meta"):
-        return TRANSFORMERS[config["strategy"]](**{key: value for key, value in config.items() if key[0] != "_"})
+        return classes[name].from_config(config)
 
 
 def _text_of(pipeline: Path) -> Any:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..models import FuseDiTTransformer2DModel
+
 LANGUAGE_MODEL_PREFIX = "llm."
 IMAGE_PREFIX = "dit."
 
@@ -120,7 +122,7 @@ def to_reference(tensors: Mapping[str, Tensor], transformer: Any) -> dict[str, T
 
 
 def _place(name: str, transformer: Any) -> Place:
-    if name.startswith("router."):
+    if name.startswith("fusion."):
         return _fusion_place(name, transformer)
     config = transformer.config
     reference = name
@@ -131,7 +133,7 @@ def _place(name: str, transformer: Any) -> Place:
     if config.timestep_conditioning == "adaln-zero":
         for pattern, replacement in _ADALN_ZERO_NORMS:
             reference = re.sub(pattern, replacement, reference)
-    prefix = "" if hasattr(transformer, "router") else IMAGE_PREFIX
+    prefix = IMAGE_PREFIX if isinstance(transformer, FuseDiTTransformer2DModel) else ""
     return Place(name, [prefix + reference], swapped=name.startswith("modulation_out.linear."))
 
 
@@ -142,7 +144,7 @@ def _fusion_place(name: str, transformer: Any) -> Place:
     stem, leaf = (
         ("text_fusion_module", f".weight_generator.{_GATE_PARTS[parameter]}") if is_gate else ("text_fusion_weight", "")
     )
-    if transformer.router.depends_on_depth:
+    if "block" in transformer.varies_with:
         blocks = range(transformer.config.num_blocks)
         return Place(name, [f"{stem}s.{block}{leaf}" for block in blocks], stacked=True)
     return Place(name, [stem + leaf], stacked=is_gate)

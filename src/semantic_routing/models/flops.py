@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel
 
-from ..fusion import FusionStrategy, SemanticRouter
+from ..fusion import TextFusion
 
 ATTENTION = "attention products"
 LANGUAGE_MODEL = "language model"
@@ -24,7 +24,7 @@ LANGUAGE_MODEL_ATTENTION = "language model's attention products"
 
 # A parameter or a layer belongs to the first component whose pattern its name contains.
 _COMPONENTS = {
-    "fusion": r"^router\.",
+    "fusion": r"^fusion\.",
     "context embedder": r"^context_embedder\.",
     "text keys and values": r"cross_attention\.(to_k|to_v|norm_k)\.",
     "cross-attention": r"cross_attention\.",
@@ -77,16 +77,16 @@ def count_sampling(transformer: Any, sampling: Sampling) -> dict[str, int]:
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
     def prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
-        model.text_context(model.prepare_text(text), model.fusion_weights(timestep[:1]), cache=True)
+        model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
 
     def step_and_prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
-        context = model.text_context(model.prepare_text(text), model.fusion_weights(timestep[:1]), cache=True)
+        context = model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
         model(latents, timestep, text_context=context)
 
     text = _count_transformer(transformer, prepare, *sizes)
     step = _count_transformer(transformer, step_and_prepare, *sizes)
     step.subtract(text)
-    repeats = sampling.steps if transformer.text_depends_on_time else 1
+    repeats = sampling.steps if "timestep" in transformer.varies_with else 1
     total = Counter({name: repeats * flops for name, flops in text.items()})
     total.update({name: sampling.steps * flops for name, flops in step.items()})
     return _in_order(total)
@@ -161,7 +161,7 @@ class _Root(nn.Module):
 
 
 def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, int], int]:
-    """FLOPs of `run` in linear layers, convolutions and routers, by module name, and of everything else."""
+    """FLOPs of `run` in linear layers, convolutions and fusions, by module name, and of everything else."""
     # The CPU's kernel of scaled dot products is missing from the counter's own list.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -172,11 +172,11 @@ def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str
     with counter, torch.no_grad():
         _Root(model)(run)
     counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
-    leaves = (nn.Linear, nn.Conv2d, SemanticRouter, FusionStrategy)
     linear = {
         name: counts.get(f"{_Root.__name__}.model.{name}", 0)
         for name, module in model.named_modules()
-        if isinstance(module, leaves)
+        # A fusion counts as one, whatever is in it.
+        if isinstance(module, nn.Linear | nn.Conv2d | TextFusion) and not name.startswith("fusion.")
     }
     return linear, counter.get_total_flops() - sum(linear.values())
 

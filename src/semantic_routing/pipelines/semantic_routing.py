@@ -14,6 +14,7 @@ from torch import Tensor
 from ..flow import guide, velocity
 from ..fusion.timestep_map import TimestepMap
 from ..models import DiffusionTransformer2DModel, TextContext
+from ..models.backbone import ContextOfState
 from ..models.latents import LatentCodec
 from ..text import TextEncoder, load_language_model, load_tokenizer
 
@@ -183,16 +184,16 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         texts = [text for text in (negatives if guided else []) + prompts for _ in range(num_images_per_prompt)]
         distinct = list(dict.fromkeys(texts))
         rows = torch.tensor([distinct.index(text) for text in texts], device=device)
-        prepared = self.transformer.prepare_text(*self.prompt_encoder(distinct).to(device, self.transformer.dtype))
+        features = self.prompt_encoder(distinct).to(device, self.transformer.dtype)
+        prepared = self.transformer.prepare_text(*features, reused=True)
         latents = self._prepare_latents(shape, latents, generator, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        weights = self.transformer.fusion_weights(gate_time(self.scheduler.timesteps))
-        context: TextContext | None = None
+        context: TextContext | ContextOfState | None = None
 
         with self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
-                if context is None or self.transformer.text_depends_on_time:
-                    now = weights[:, step : step + 1]
+                if context is None or "timestep" in self.transformer.varies_with:
+                    now = gate_time(timestep[None])
                     context = self.transformer.text_context(prepared, now, cache=True).rows(rows)
                 noisy = torch.cat([latents, latents]) if guided else latents
                 times = timestep.expand(len(noisy))

@@ -38,10 +38,11 @@ def resolve_sizes(config: Config) -> Sizes:
 
     Of the layers only those remain to which the strategy can give any weight.
     """
-    transformer = MODELS.find(config.model.kind)
+    model = config.model
+    transformer = MODELS.find(model.kind)
     encoder, language_model = transformer.prompt_encoder_class, language_model_config(config.text)
     layers = encoder.resolve(config.text.layers, language_model)
-    layers = transformer.layers_read(config.model.strategy or "", layers)
+    layers = transformer.layers_read(layers, model.num_blocks, model.strategy, model.fusion_options)
     channels = encoder.channels(language_model)
     sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
     unit = sizes.downsampling * config.model.patch_size

@@ -102,7 +102,7 @@ def save_checkpoint(
             if "step" in state:  # Muon counts none
                 state["step"].zero_()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    averages = {name: _gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
+    averages = {name: gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
     final = run / f"checkpoint-{step:08d}"
     if not is_main or final.exists():  # a run that took no step since it was resumed has its checkpoint already
         return final
@@ -161,7 +161,8 @@ def _bare(name: str) -> str:
     return name.removeprefix("module.").replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
-def _gather(tensor: Tensor) -> Tensor:
+def gather(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded, on the CPU; all processes take part."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
 
 

@@ -38,10 +38,12 @@ class OptimizerConfig(Section):
         None, description="of attention's and MLP's matrices, then trained by Muon; None leaves them to AdamW"
     )
     fusion_learning_rate: PositiveFloat | None = Field(
-        None, description="of the fusion's parameters, by AdamW; None takes learning_rate"
+        None, description="of the fusion's parameters, by AdamW without decay; None takes learning_rate"
     )
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's decay of the gradient's mean and square")
-    weight_decay: NonNegativeFloat = Field(1e-4, description="of all parameters, times the learning rate each step")
+    weight_decay: NonNegativeFloat = Field(
+        1e-4, description="of all parameters but the fusion's, times the learning rate each step"
+    )
     max_grad_norm: PositiveFloat = Field(1.0, description="gradients are scaled down to this norm")
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
         "constant", description="of the learning rates; linear and cosine end at 0, and all but constant warm up"

@@ -67,7 +67,7 @@ def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]
     language_model = language_model_config(config.text)
     run = transformer.prompt_encoder_class.layers_computed(sizes.layers, language_model)
     # The paper's models run the whole language model, except FuseDiT, which has no use for layers past its last pair.
-    paper_run = None if hasattr(transformer, "router") else run
+    paper_run = None if config.model.kind == "routed" else run
     sampling = PAPER_SAMPLING._replace(latent_size=PAPER_SIDE // sizes.downsampling)
     as_paper = count_as_paper(transformer, language_model, paper_run, sampling)
     ours = count_sampling(transformer, sampling)
@@ -82,7 +82,8 @@ def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]
     note = (
         "  table 4: linear layers and fusion only, all text work in every step; our sampler: attention too, text once"
     )
-    return [*lines, f"{note}{' a step' if transformer.text_depends_on_time else ' a prompt'}"]
+    once = "step" if "timestep" in transformer.varies_with else "prompt"
+    return [*lines, f"{note} a {once}"]
 
 
 def _memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:

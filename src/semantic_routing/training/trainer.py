@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from ..data import Batch, BrokenExamples, ExampleStream, collate
 from ..data.stream import NumberSampler
 from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
-from .checkpoint import check_architecture, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import Config
 from .optimizer import build_optimizer
 from .progress import Progress
@@ -74,6 +74,9 @@ class Trainer:
             check_architecture(checkpoint, self.transformer)
         elif options.initialize_from:
             copy_weights(options.initialize_from, self.transformer)
+        # Known again after a resume, unless the run began from another pipeline.
+        known = checkpoint is None or not options.initialize_from
+        self.fusion_start = fusion_parameters(self.transformer) if known else {}
         data = config.data
         self.broken = BrokenExamples(source.length, data.max_broken)
         self.stream = ExampleStream(
@@ -131,7 +134,7 @@ class Trainer:
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.transformer, self.optimizer)
         for module in self.model.modules():
             # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
-            for method in ("text_context", "key_value"):
+            for method in ("text_context", "key_value", "state"):
                 if isinstance(module, FSDPModule) and hasattr(module, method):
                     register_fsdp_forward_method(cast(nn.Module, module), method)
         self.schedule = get_scheduler(
@@ -230,9 +233,17 @@ class Trainer:
 
     def _log(self, **values: float) -> None:
         values["learning_rate"] = self.schedule.get_last_lr()[0]
+        if self.fusion_start:
+            values["fusion_travel"] = self._fusion_travel()
         if self.accelerator.is_main_process:
             self.metrics.write(step=self.step, **values)
         self.accelerator.log(values, step=self.step)
+
+    def _fusion_travel(self) -> float:
+        """How far the fusion's parameters are from where they began, as a root mean square."""
+        now = fusion_parameters(self.transformer)
+        moved = [(now[name] - start).flatten() for name, start in self.fusion_start.items()]
+        return float(torch.cat(moved).square().mean().sqrt())
 
     def _sample_images(self) -> None:
         """Sample images of the validation prompts with the averaged weights, as one grid."""
@@ -296,3 +307,12 @@ class Trainer:
         if stop:
             self.accelerator.set_trigger()
         return bool(self.accelerator.check_trigger())
+
+
+def fusion_parameters(transformer: nn.Module) -> dict[str, Tensor]:
+    """Copies of the fusion's learned parameters, on the CPU; none where there is no fusion."""
+    return {
+        name: gather(parameter.detach()).clone()
+        for name, parameter in transformer.named_parameters()
+        if name.startswith("fusion.")
+    }

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from semantic_routing.data import SOURCES
-from semantic_routing.fusion import FUSIONS
+from semantic_routing.fusion import PAPER_STRATEGIES
 from semantic_routing.io.config_files import PRESET_FOLDERS, find_config
 from semantic_routing.io.resources import resource
 from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS
@@ -37,12 +37,12 @@ def test_presets_are_valid(path: Path) -> None:
     name = str(path.relative_to(resource("configs")).with_suffix(""))
     config = load_config(name)
     assert config.training.output.parts[0] == "runs"
-    if path.stem in (*FUSIONS, "fusedit"):
+    if path.stem in (*PAPER_STRATEGIES, "fusedit"):
         assert (config.model.strategy or config.model.kind) == path.stem
 
 
 def test_the_paper_s_seven_variants_differ_in_the_strategy_alone() -> None:
-    configs = [load_config(f"paper/{strategy}") for strategy in (*FUSIONS, "fusedit")]
+    configs = [load_config(f"paper/{strategy}") for strategy in (*PAPER_STRATEGIES, "fusedit")]
     assert len(configs) == 7
     values = [config.model_dump(exclude={"model": {"strategy"}, "training": {"output"}}) for config in configs[:6]]
     assert all(value == values[0] for value in values)
@@ -52,7 +52,7 @@ def test_the_paper_s_seven_variants_differ_in_the_strategy_alone() -> None:
 
 
 def test_every_strategy_has_a_scenes_preset_that_differs_in_nothing_else() -> None:
-    configs = [load_config(f"scenes/{strategy}") for strategy in FUSIONS]
+    configs = [load_config(f"scenes/{strategy}") for strategy in PAPER_STRATEGIES]
     shared = [config.model_dump(exclude={"model": {"strategy"}, "training": {"output"}}) for config in configs]
     assert all(values == shared[0] for values in shared)
     assert len({config.training.output for config in configs}) == len(configs)

@@ -3,17 +3,33 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import example_fusions  # noqa: F401 (registers fusions that vary with token and state)
 import torch
 
-from semantic_routing.analysis.base import AnalysisOptions, Subject
+
+from semantic_routing.analysis.model import AnalysisOptions, SavedModel
+from semantic_routing.fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion
 from semantic_routing.pipelines.saved import find_pipeline
 
 NUM_BLOCKS = 3
 NUM_LAYERS = 4  # of the language models in tests/conftest.py
 TEXT_CHANNELS = 32
 QUICK = AnalysisOptions(
-    prompts=("a red circle", "two blue squares"), steps=3, guidance=4.0, guidance_scales=(2.0,), rounds=1
+    prompts=("a red circle", "two blue squares and a star"), steps=3, guidance=4.0, guidance_scales=(2.0,), rounds=1
 )
+
+
+if "test-mean" not in FUSIONS:
+
+    @FUSIONS.register("test-mean")
+    class Mean(TextFusion):
+        """The plain mean of layers: a fusion that has no layer weights and cannot drop layers."""
+
+        def __init__(self, sizes: FusionSizes) -> None:
+            super().__init__(sizes)
+
+        def forward(self, prepared: Prepared, moment: Moment) -> torch.Tensor:
+            return prepared.features.mean(1)[None]
 
 
 def saved_pipeline(language_models: Callable[[str], Path], strategy: str, trained: bool = True) -> Path:
@@ -26,7 +42,7 @@ def saved_pipeline(language_models: Callable[[str], Path], strategy: str, traine
     folder = language_model.parent / f"pipeline-{strategy}-{trained}"
     if folder.exists():
         return folder
-    layers = SemanticRoutingTransformer2DModel.layers_read(strategy, list(range(1, NUM_LAYERS + 1)))
+    layers = SemanticRoutingTransformer2DModel.layers_read(list(range(1, NUM_LAYERS + 1)), NUM_BLOCKS, strategy)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = SemanticRoutingTransformer2DModel(
@@ -53,8 +69,8 @@ def saved_pipeline(language_models: Callable[[str], Path], strategy: str, traine
     return folder
 
 
-def subject_of(
+def model_of(
     language_models: Callable[[str], Path], strategy: str, trained: bool = True, options: AnalysisOptions = QUICK
-) -> Subject:
-    """Such a pipeline, to be looked at."""
-    return Subject(find_pipeline(str(saved_pipeline(language_models, strategy, trained))), options)
+) -> SavedModel:
+    """Such a pipeline, to be analyzed."""
+    return SavedModel(find_pipeline(str(saved_pipeline(language_models, strategy, trained))), options)

@@ -83,11 +83,11 @@ def test_what_finds_no_room_on_a_coarse_grid_lies_on_the_fine_one() -> None:
 
 
 def test_no_object_goes_unmentioned(training: list[SceneSample]) -> None:
-    """Whatever is in the picture falls under a kind that the caption counts, compares or speaks of."""
+    """Whatever is in the picture fits a description that the caption counts, compares or speaks of."""
     for sample in training:
-        kinds = [kind for claim in sample.claims for kind in vars(claim).values() if hasattr(kind, "matches")]
+        descriptions = [value for claim in sample.claims for value in vars(claim).values() if hasattr(value, "matches")]
         for thing in sample.scene.objects:
-            assert any(kind.matches(thing) for kind in kinds), sample.caption
+            assert any(description.matches(thing) for description in descriptions), sample.caption
 
 
 def test_counting_captions_count_everything() -> None:
@@ -192,4 +192,4 @@ def test_universal_claims_leave_no_exception() -> None:
     for index in range(100):
         sample = sample_scene(4, index, skills=["universality"])
         every = next(claim for claim in sample.claims if isinstance(claim, Every))
-        assert all(every.quality.matches(thing) for thing in every.kind.among(sample.scene))
+        assert all(every.quality.matches(thing) for thing in every.description.among(sample.scene))

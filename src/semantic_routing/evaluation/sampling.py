@@ -21,7 +21,7 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 
-from ..fusion.timestep_map import advanced
+from ..fusion.timestep_map import paper_shift
 from ..io.files import write_text
 from ..io.images import save_image
 from ..pipelines import SemanticRoutingPipeline
@@ -46,7 +46,7 @@ class Sampler:
         batch_size: images at a time.
         dtype: of the weights.
         device: None is cuda where there is one, and with several processes each one's own.
-        gate_advance: how far the router's gate runs ahead of the backbone, in flow time; see `advanced`.
+        gate_advance: amplitude by which the gate runs ahead of the backbone, in flow time; see `paper_shift`.
     """
 
     pipeline: str | None = None
@@ -158,7 +158,7 @@ def _make(pipeline: SemanticRoutingPipeline, sampler: Sampler, batch: Sequence[J
         width=sampler.size,
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance,
-        timestep_map=advanced(sampler.gate_advance) if sampler.gate_advance else None,
+        timestep_map=paper_shift(sampler.gate_advance) if sampler.gate_advance else None,
         generator=[torch.Generator().manual_seed(image_seed(sampler, job)) for job in batch],
         return_dict=False,
     )[0]

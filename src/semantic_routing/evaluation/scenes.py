@@ -21,7 +21,7 @@ from .layout import find_samples, make_jobs, sample_name, write_records
 from .report import OVERALL, Measure, Result, Tally, summarize
 from .sampling import Sampler, read_sampling, sample_images
 
-VERSION = 3
+VERSION = 4
 PROMPTS_PER_HALF = 20
 _SEED = 31415
 """Of the streams that prompts are drawn from."""
@@ -62,7 +62,7 @@ def scene_prompts() -> tuple[ScenePrompt, ...]:
     for skill in SKILLS:
         trained: dict[str, tuple[Claim, ...]] = {}
         for index in range(100 * PROMPTS_PER_HALF):
-            sample = sample_scene(_SEED, index, "train", [skill])
+            sample = sample_scene(_SEED, index, "unseen", [skill])
             trained.setdefault(sample.caption, sample.claims)
             if len(trained) == PROMPTS_PER_HALF:
                 break

@@ -32,8 +32,8 @@ from ..training.export import export_pipeline
 
 logger = logging.getLogger(__name__)
 
-GATE_ADVANCE = 0.1
-"""Of the samples with the gate ahead (paper, eq. 11), in flow time."""
+GATE_ADVANCE = 0.01
+"""Amplitude of the gate's advance (paper, eq. 11), in flow time."""
 SHARED = ("data", "flow", "optimizer", "text", "vae")
 """Sections that strategies should have in common to be comparable."""
 

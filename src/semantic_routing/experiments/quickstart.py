@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from ..analysis.weights import draw_weights
 from ..io.files import write_text
 from ..io.jsonl import read_lines
+from ..io.resources import DEMO
 from ..pipelines.generate import generate_files
-from ..pipelines.loading import DEMO
 from ..reporting.page import Page
 from ..training import train
 from ..training.checkpoint import list_checkpoints

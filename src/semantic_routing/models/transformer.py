@@ -124,7 +124,7 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         sizes = FusionSizes(num_text_layers, num_blocks, text_channels, hidden_size)
         # Whatever the fusion draws, the context embedder starts the same.
         with torch.random.fork_rng(devices=[]):
-            self.fusion = _find_fusion(strategy, fusion_source)(sizes, **fusion_options or {})
+            self.fusion = find_fusion(strategy, fusion_source)(sizes, **fusion_options or {})
         self.context_embedder = ContextEmbedder(self.fusion.out_channels, text_channels, norm_eps)
         self.register_to_config(fusion_source=source_of(type(self.fusion)))
 
@@ -176,13 +176,25 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         return StateContext(self, prepared, timestep, tokens)
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
-        """Names that the fusion had in models saved by version 0.1."""
-        for name in [name for name in state_dict if name.startswith("router.strategy.")]:
-            bare = name.removeprefix("router.strategy.")
-            state_dict["fusion." + ("beta" if bare == "logits" else bare)] = state_dict.pop(name)
+        """Renames what version 0.1 saved."""
+        for name in list(state_dict):
+            state_dict[current_name(name)] = state_dict.pop(name)
 
 
-def _find_fusion(strategy: str, source: str | None) -> type[TextFusion]:
+def current_name(name: str) -> str:
+    """The name of a saved tensor; in version 0.1 the fusion was a router's strategy."""
+    if not name.startswith("router.strategy."):
+        return name
+    bare = name.removeprefix("router.strategy.")
+    return "fusion." + ("beta" if bare == "logits" else bare)
+
+
+def find_fusion(strategy: str, source: str | None) -> type[TextFusion]:
+    """The fusion called `strategy`.
+
+    Raises:
+        ValueError: it is not registered; the message names `source`, the class that the model was trained with.
+    """
     if strategy not in FUSIONS and source is not None:
         raise ValueError(
             f"The model was trained with the fusion strategy {strategy!r}, which is not registered: import "

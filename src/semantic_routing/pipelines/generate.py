@@ -7,7 +7,8 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from .loading import DEMO, load_pipeline
+from ..io.resources import DEMO
+from .loading import load_pipeline
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -1,21 +1,9 @@
 """Opens a saved pipeline, or the demo model."""
 
-from pathlib import Path
-
 import torch
 
-from ..io.resources import resource
+from ..io.resources import DEMO, resolve_pipeline
 from .semantic_routing import SemanticRoutingPipeline
-
-DEMO = "demo"
-
-
-def resolve_pipeline(name: str) -> str:
-    """The folder or hub name that a pipeline's name stands for.
-
-    `demo` is the demo model that comes with the project, unless a folder of that name lies here.
-    """
-    return str(resource(DEMO)) if name == DEMO and not Path(name).is_dir() else name
 
 
 def load_pipeline(

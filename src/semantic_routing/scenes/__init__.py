@@ -5,10 +5,11 @@ picture = render(sample.scene, 64)
 assert all(judge(picture, sample.claims))
 """
 
-from .claims import Background, Claim, Compare, Count, Every, Kind, Related, claim_from_dict
+from .claims import Background, Claim, Compare, Count, Description, Every, Related, claim_from_dict
 from .detector import detect, judge
+from .grammar import SKILLS
 from .render import render
-from .stream import SKILLS, SceneSample, held_out_prompts, sample_scene
+from .stream import SceneSample, held_out_prompts, sample_scene
 from .world import BACKGROUNDS, COLORS, SHAPES, Scene, SceneObject
 
 __all__ = [
@@ -20,8 +21,8 @@ __all__ = [
     "Claim",
     "Compare",
     "Count",
+    "Description",
     "Every",
-    "Kind",
     "Related",
     "Scene",
     "SceneObject",

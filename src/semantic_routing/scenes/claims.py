@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
-from .geometry import RELATIONS, related
+from .geometry import DIRECTIONS, RELATIONS, related
 from .world import BACKGROUNDS, COLORS, PARTS, RADII, SHAPES, UNKNOWN, Scene, SceneObject
 
 _VALUES: dict[str, tuple[str, ...]] = {
@@ -21,8 +22,8 @@ def _require(value: str, wanted: tuple[str, ...], name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A description of objects; what is None is left open, so `Kind()` is any object at all."""
+class Description:
+    """A description of objects; what is None is left open, so `Description()` is any object at all."""
 
     shape: str | None = None
     color: str | None = None
@@ -36,11 +37,7 @@ class Kind:
                 _require(value, wanted, name)
 
     def matches(self, thing: SceneObject) -> bool:
-        """Whether `thing` fits. An unknown object fits no description, and counts only as an object."""
-        if self == Kind():
-            return True
-        if thing.shape == UNKNOWN:
-            return False
+        """Whether `thing` fits. An object of unknown shape still has its color, so it can be a red object."""
         return all(getattr(self, name) in (None, getattr(thing, name)) for name in _VALUES)
 
     def among(self, scene: Scene) -> list[SceneObject]:
@@ -65,17 +62,17 @@ class Claim(ABC):
 
 @dataclass(frozen=True)
 class Count(Claim):
-    """Exactly `number` objects are of `kind`; 0 says that there are none."""
+    """Exactly `number` objects fit `description`; 0 says that there are none."""
 
-    kind: Kind
+    description: Description
     number: int
 
     def holds(self, scene: Scene) -> bool:
         """Whether the number is exact."""
-        return len(self.kind.among(scene)) == self.number
+        return len(self.description.among(scene)) == self.number
 
     def __str__(self) -> str:
-        return f"{self.number} × {self.kind}"
+        return f"{self.number} × {self.description}"
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,11 @@ class Background(Claim):
 
 @dataclass(frozen=True)
 class Related(Claim):
-    """Some object of kind `subject` is `relation` of some object of kind `anchor`."""
+    """Some object that fits `subject` is `relation` of another that fits `anchor`."""
 
     relation: str
-    subject: Kind
-    anchor: Kind
+    subject: Description
+    anchor: Description
 
     def __post_init__(self) -> None:
         _require(self.relation, RELATIONS, "relation")
@@ -117,11 +114,11 @@ class Related(Claim):
 
 @dataclass(frozen=True)
 class Compare(Claim):
-    """There are more objects of kind `first` than of kind `second`, or equally many; at least one of each."""
+    """More objects fit `first` than `second`, or equally many do; at least one fits each."""
 
-    first: Kind
+    first: Description
     order: str
-    second: Kind
+    second: Description
 
     def __post_init__(self) -> None:
         _require(self.order, ("more", "equal"), "order")
@@ -138,21 +135,47 @@ class Compare(Claim):
 
 @dataclass(frozen=True)
 class Every(Claim):
-    """Every object of `kind` is also of kind `quality`, and there is at least one."""
+    """Every object that fits `description` fits `quality` too, and there is at least one.
 
-    kind: Kind
-    quality: Kind
+    An object whose shape is not recognized is an exception."""
+
+    description: Description
+    quality: Description
 
     def holds(self, scene: Scene) -> bool:
         """Whether none is an exception."""
-        things = self.kind.among(scene)
-        return bool(things) and all(self.quality.matches(thing) for thing in things)
+        things = self.description.among(scene)
+        return bool(things) and all(thing.shape != UNKNOWN and self.quality.matches(thing) for thing in things)
 
     def __str__(self) -> str:
-        return f"every {self.kind} is a {self.quality}"
+        return f"every {self.description} is a {self.quality}"
 
 
-_CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Background, Related, Compare, Every)}
+@dataclass(frozen=True)
+class Ordinal(Claim):
+    """The object number `number` (1 is the first), counted from `side`, fits `description`."""
+
+    number: int
+    side: str
+    description: Description
+
+    def __post_init__(self) -> None:
+        _require(self.side, DIRECTIONS, "side")
+
+    def holds(self, scene: Scene) -> bool:
+        """Whether the object at that place of the order of all objects is recognized and fits."""
+        axis = attrgetter("x" if self.side in ("left", "right") else "y")
+        in_order = sorted(scene.objects, key=axis, reverse=self.side in ("right", "below"))
+        if not 1 <= self.number <= len(in_order):
+            return False
+        found = in_order[self.number - 1]
+        return found.shape != UNKNOWN and self.description.matches(found)
+
+    def __str__(self) -> str:
+        return f"number {self.number} from {self.side} is a {self.description}"
+
+
+_CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Background, Related, Compare, Every, Ordinal)}
 
 
 def claim_from_dict(record: dict[str, Any]) -> Claim:
@@ -165,4 +188,4 @@ def claim_from_dict(record: dict[str, Any]) -> Claim:
     wanted = {field.name for field in fields(cls)}  # type: ignore[arg-type]
     if set(values) != wanted:
         raise ValueError(f"{name} has fields {sorted(values)}, but must have {sorted(wanted)}.")
-    return cls(**{key: Kind(**value) if isinstance(value, dict) else value for key, value in values.items()})
+    return cls(**{key: Description(**value) if isinstance(value, dict) else value for key, value in values.items()})

@@ -31,6 +31,8 @@ def _beside(rng: Random, relation: str, anchor: SceneObject, thing: SceneObject)
 
 
 def _on_grid(x: float, spacing: int) -> float:
+    if not spacing:
+        return x
     return round(x * GRID / spacing) * spacing / GRID
 
 
@@ -60,7 +62,7 @@ def place(
     """`things` with their centers set, or None where this attempt found no room.
 
     Each object is linked to at most one earlier object; a host of an object inside it comes before that object.
-    Centers lie on every `spacing`-th line of the grid, but for those of touching objects.
+    Centers lie on every `spacing`-th line of the grid, but for those of touching objects; 0 is no grid.
     """
     placed: list[SceneObject] = []
     for index, thing in enumerate(things):

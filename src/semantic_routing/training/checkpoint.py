@@ -75,8 +75,9 @@ def check_architecture(checkpoint: Path, transformer: Any) -> None:
 
 
 def architecture(transformer: Any) -> dict[str, Any]:
-    """The transformer's configuration, without what `diffusers` keeps for itself."""
-    return {key: value for key, value in json.loads(transformer.to_json_string()).items() if not key.startswith("_")}
+    """The transformer's configuration, without what `diffusers` keeps for itself and where the fusion is defined."""
+    config: dict[str, Any] = json.loads(transformer.to_json_string())
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "fusion_source"}
 
 
 def save_checkpoint(

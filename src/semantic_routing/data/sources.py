@@ -92,7 +92,7 @@ SOURCES: Registry[type[SourceConfig]] = Registry("data source")
 class ScenesSource(SourceConfig):
     """The embedded world: an endless stream of rendered scenes, of the size that training asks for."""
 
-    source: Literal["scenes"] = "scenes"
+    source: Literal["scenes"] = Field("scenes", description="scenes, the embedded world")
     skills: list[str] = Field([], description="what captions exercise, named twice: twice as often; default: all")
     spacing: Literal[1, 2, 4] = Field(
         1, description="of the lines on which centers lie, in 1/16 of the side; more is easier to learn"
@@ -131,7 +131,7 @@ class _Scenes(Source):
 class FolderSource(SourceConfig):
     """A JSON list or JSON lines of records, beside a folder of images (the reference's format)."""
 
-    source: Literal["json"] = "json"
+    source: Literal["json"] = Field("json", description="json, records beside image files")
     path: Path = Field(description="JSON or JSONL file")
     image_root: Path | None = Field(None, description="folder that image paths start from; default: the file's")
     image_key: str = Field("image", description="key of the image's path")
@@ -155,6 +155,8 @@ class FolderSource(SourceConfig):
 
 def _read_records(path: Path) -> list[Any]:
     """The records of a JSON list or of JSON lines, which are told apart by the first character."""
+    if not path.exists():
+        raise FileNotFoundError(f"The data set {path} does not exist.")
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
         records = _parse(text, str(path))
@@ -236,7 +238,7 @@ def _captions(text: Any, name: str) -> list[str]:
 class HuggingFaceSource(SourceConfig):
     """A Hugging Face data set, saved to a folder (`save_to_disk`) or readable by `load_dataset`."""
 
-    source: Literal["huggingface"] = "huggingface"
+    source: Literal["huggingface"] = Field("huggingface", description="huggingface, the `datasets` library")
     path: str = Field(description="folder or hub name")
     name: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split to train on")

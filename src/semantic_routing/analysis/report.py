@@ -13,6 +13,7 @@ from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import write_arrays
 from ..reporting.figures import save, style
 from ..reporting.page import Page
+from ..reporting.table import Table
 from .base import Analysis, AnalysisOptions, Subject, on_time
 from .registry import choose
 from .trajectory import TrajectoryAnalysis, measured_map
@@ -69,8 +70,7 @@ def write_analysis(analysis: Analysis, subject: Subject, folder: Path, page: Pag
     for text in analysis.describe(arrays, subject):
         page.text(text)
     for table in analysis.tables(arrays, subject):
-        page.table(table.header, table.rows)
-        page.text(table.caption)
+        page.table(Table(table.header, table.rows, table.caption))
     with style():
         for drawing in analysis.draw(arrays, subject):
             page.image(save(drawing, folder)[0], drawing.caption, inches=SCREEN * drawing.figure.get_figwidth())

@@ -76,3 +76,13 @@ def advanced(amplitude: float, start: float = 0.0, end: float = 1.0) -> Timestep
         advance = amplitude * math.sin(math.pi * inside) ** 2 if 0 < inside < 1 else 0.0
         points.append((1000 * (1 - time), 1000 * (1 - min(max(time + advance, 0.0), 1.0))))
     return TimestepMap(points)
+
+
+def paper_shift() -> TimestepMap:
+    """The paper's shift of the gate's time: t' = t + 0.01 (1 − cos(π (t − 0.2) / 0.8)) for flow time t in (0.2, 1].
+
+    Paper, eq. 11. The gate is at most 0.02 ahead, at the end, where its time is cut off at 1.
+    """
+    times = [number / (POINTS - 1) for number in range(POINTS)]
+    shifted = [t + 0.01 * (1 - math.cos(math.pi * (t - 0.2) / 0.8)) if t > 0.2 else t for t in times]
+    return TimestepMap([(1000 * (1 - t), 1000 * max(1 - gate, 0.0)) for t, gate in zip(times, shifted, strict=True)])

@@ -14,7 +14,7 @@ from ..io.images import UNREADABLE, UnreadableImageError, read_image
 from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
-from ..scenes import SKILLS, render, sample_scene
+from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, render, sample_scene
 
 FIRST = 100  # records whose keys are looked at when a data set is opened
 
@@ -94,21 +94,30 @@ class ScenesSource(SourceConfig):
 
     source: Literal["scenes"] = Field("scenes", description="scenes, the embedded world")
     skills: list[str] = Field([], description="what captions exercise, named twice: twice as often; default: all")
-    spacing: Literal[1, 2, 4] = Field(
-        1, description="of the lines on which centers lie, in 1/16 of the side; more is easier to learn"
+    spacing: Literal[0, 1, 2, 4] = Field(
+        1,
+        description="of the lines on which centers of one or two objects lie, in 1/16 of the side; 0: anywhere; more "
+        "is easier to learn",
+    )
+    crowd_spacing: Literal[0, 1, 2, 4] = Field(
+        1, description="the same for three and more objects; with 4 almost all pictures of five have one layout"
+    )
+    captions: int | None = Field(
+        None, ge=1, description="how many distinct captions to draw from, each with endless pictures; default: all"
     )
 
     @field_validator("skills")
     @classmethod
     def _known(cls, skills: list[str]) -> list[str]:
         for skill in skills:
-            if skill not in SKILLS:
-                raise ValueError(f"{skill!r} is not a skill of the scenes world, which are {', '.join(SKILLS)}")
+            if skill not in (*SKILLS, *HARD_SKILLS):
+                skills_there_are = ", ".join((*SKILLS, *HARD_SKILLS))
+                raise ValueError(f"{skill!r} is not a skill of the scenes world, which are {skills_there_are}")
         return skills
 
     def open(self, image_size: int, seed: int) -> Source:
         """Renders one scene, so that a size too small for it is refused now."""
-        source = _Scenes(image_size, seed, self.skills, self.spacing)
+        source = _Scenes(image_size, seed, self)
         source[0]
         return source
 
@@ -116,14 +125,18 @@ class ScenesSource(SourceConfig):
 class _Scenes(Source):
     length = None
 
-    def __init__(self, image_size: int, seed: int, skills: Sequence[str], spacing: int) -> None:
+    def __init__(self, image_size: int, seed: int, config: ScenesSource) -> None:
         self.image_size = image_size
         self.seed = seed
-        self.skills = skills or SKILLS
-        self.spacing = spacing
+        self.skills = config.skills or SKILLS
+        self.spacing = Spacing(config.spacing, config.crowd_spacing)
+        self.pool = CaptionPool(config.captions, seed, self.skills, self.spacing) if config.captions else None
 
     def __getitem__(self, index: int) -> Example:
-        sample = sample_scene(self.seed, index, skills=self.skills, spacing=self.spacing)
+        if self.pool:
+            sample = self.pool.sample(index)
+        else:
+            sample = sample_scene(self.seed, index, "train", self.skills, self.spacing.few, self.spacing.crowd)
         return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
 
 

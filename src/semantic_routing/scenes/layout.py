@@ -76,10 +76,11 @@ def place(
                 x, y = rng.uniform(reach, 1 - reach), rng.uniform(reach, 1 - reach)
             if not (link and link[0] == "touching"):
                 x, y = _on_grid(x, spacing), _on_grid(y, spacing)
+            if not _fits(x, y, reach, placed, exempt):
+                continue
             found = replace(thing, x=x, y=y)
             # A coarse grid can move an object out of its relation.
-            holds = not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]])
-            if holds and _fits(x, y, reach, placed, exempt):
+            if not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]]):
                 placed.append(found)
                 break
         else:

@@ -6,7 +6,6 @@ from pathlib import Path
 import example_fusions  # noqa: F401 (registers fusions that vary with token and state)
 import torch
 
-
 from semantic_routing.analysis.model import AnalysisOptions, SavedModel
 from semantic_routing.fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion
 from semantic_routing.pipelines.saved import find_pipeline

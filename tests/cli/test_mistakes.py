@@ -90,6 +90,7 @@ def assert_one_sentence(result: tuple[int, str, str], sentence: str) -> None:
         ),
         (["data.source={source: json, path: SINGLE, image_key: file}"], "no key 'file': the first ones have ['image',"),
         (["training.trackers=[wandb]"], "'wandb' is not installed: pip install wandb"),
+        (["training.initialize_from=demo"], "demo was made with strategy='depth-wise'; the config says 'joint'"),
         (["training.trackers=[paper]"], "training.trackers: expected some of aim, all, clearml"),
         (["training.output=''"], "training.output: expected the name of a folder, not ''"),
         (["training.output=OWN"], "own/config.yaml was not written by a run and would be overwritten"),
@@ -163,6 +164,8 @@ def test_generating(sroute: Run, config: Path, tmp_path: Path) -> None:
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "gone", *out), "gone")
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "broken", *out), "model_index.json")
     assert_one_sentence(sroute("weights", tmp_path / "gone", *out), "gone")
+    for demo in ((), ("--pipeline", "demo")):
+        assert_one_sentence(sroute("generate", "a", *demo, "--size", 33, *out), "multiples of 8, not 33")
     checkpoint = train(load_config(str(config)))
     assert sroute("export", checkpoint, tmp_path / "pipeline", "--no-with-text-encoder")[0] == 0
     pipeline = ("--pipeline", tmp_path / "pipeline", "--steps", 1, "--images-per-prompt", 1)

@@ -243,7 +243,7 @@ class FolderImages(Source):
 def _captions(text: Any, name: str) -> list[str]:
     captions = [text] if isinstance(text, str) else text
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise BrokenExampleError(f"{name}: the caption is {text!r}, not a text or a list of texts")
+        raise BrokenExampleError(f"{name}: the caption is {brief(text)}, not a text or a list of texts")
     return captions
 
 

@@ -13,9 +13,8 @@ from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import write_arrays
 from ..reporting.figures import SCREEN, WIDTH, save, style
 from ..reporting.page import Page
-from .base import Analysis
+from .base import Analysis, choose
 from .model import AnalysisOptions, SavedModel
-from .registry import choose
 from .trajectory import measured_map
 
 
@@ -93,7 +92,7 @@ def describe_prompts(model: SavedModel) -> str:
         return f"Samples are of the {len(model.prompts)} given prompts, {how}. They are not judged."
     skills = list(dict.fromkeys(prompt.skill for prompt in model.scene_prompts))
     what = f"Samples are of {len(model.prompts)} scenes, {how}, from the skills {', '.join(skills)}."
-    trained = model.files.trained_skills
+    trained = model.trained_skills
     if trained is None:
         return (
             f"{what} The pipeline's folder does not say what it was trained on. If it never saw these skills, shares "

@@ -32,7 +32,7 @@ class Usage(Analysis):
         if model.fusion is None or not model.weight_axes:
             return False
         try:
-            model.fusion.keep_layers(range(len(model.layers)))
+            model.fusion.keep_layers(range(max(len(model.layers) - 1, 1)))
         except ValueError:
             return False
         return True

@@ -99,7 +99,7 @@ def weight_map(axes: Axes, weights: NDArray[np.float64]) -> ScalarMappable:
     ratio = weights * weights.shape[1]
     # A weight of 0 lies below every scale of ratios, and so at this one's lower end.
     octaves = np.where(ratio < 0, np.nan, np.log2(np.maximum(ratio, 2.0 ** -(OCTAVES + 1))))
-    return heat_map(axes, octaves, -OCTAVES, OCTAVES, DIVERGING)
+    return heat_map(axes, octaves, -float(OCTAVES), float(OCTAVES), DIVERGING)
 
 
 def weight_bar(canvas: Canvas, axes: list[Axes], cells: ScalarMappable, layers: int, **options: Any) -> None:

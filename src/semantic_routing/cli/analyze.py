@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 import typer
 
 
-def _list(asked: bool) -> None:
+def _list(asked: bool) -> bool:
     """Prints all analyses, those of imported files too."""
     if asked:
-        from ..analysis.registry import ANALYSES
+        from ..analysis import ANALYSES
 
         for name, analysis in ANALYSES.items():
             typer.echo(f"{name:12} {analysis.title}. Needs {analysis.needs}.")
         raise typer.Exit
+    return asked
 
 
 def command(

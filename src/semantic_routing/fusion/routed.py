@@ -64,11 +64,21 @@ class RoutedFusion(TextFusion):
         return torch.softmax(self.logits(prepared, moment).float(), dim=-1)
 
     def keep_layers(self, indices: Sequence[int]) -> "RoutedFusion":
-        """The same logits for fewer layers: their softmax renormalizes the weights."""
+        """The same logits for fewer layers: their softmax renormalizes the weights.
+
+        Raises:
+            ValueError: `layer_axes` lacks a parameter that has an axis over layers.
+        """
         smaller = type(self)(self.sizes._replace(num_layers=len(indices)), **self.options)
         state = self.state_dict()
         for name, axis in self.layer_axes.items():
             state[name] = state[name].index_select(axis, torch.tensor(list(indices), device=state[name].device))
+        for name, tensor in smaller.state_dict().items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(
+                    f"{type(self).__name__} cannot drop layers: layer_axes does not name the axis over layers of "
+                    f"{name}, which has the shape {tuple(state[name].shape)} and should have {tuple(tensor.shape)}."
+                )
         smaller.load_state_dict(state, assign=True)
         return smaller
 

@@ -7,6 +7,7 @@ assert all(judge(picture, sample.claims))
 
 from .claims import Background, Claim, Compare, Count, Description, Every, Ordinal, Related, claim_from_dict
 from .detector import detect, judge
+from .edits import EDIT_KINDS, Edit, edits
 from .grammar import SKILLS
 from .grammar_hard import HARD_SKILLS
 from .oracle import ORACLE_FIELDS, oracle_tokens
@@ -18,6 +19,7 @@ from .world import BACKGROUNDS, COLORS, SHAPES, Scene, SceneObject
 __all__ = [
     "BACKGROUNDS",
     "COLORS",
+    "EDIT_KINDS",
     "HARD_SKILLS",
     "ORACLE_FIELDS",
     "SHAPES",
@@ -28,6 +30,7 @@ __all__ = [
     "Compare",
     "Count",
     "Description",
+    "Edit",
     "Every",
     "Ordinal",
     "Related",
@@ -37,6 +40,7 @@ __all__ = [
     "Spacing",
     "claim_from_dict",
     "detect",
+    "edits",
     "held_out_prompts",
     "judge",
     "oracle_tokens",

@@ -53,6 +53,7 @@ class Description:
         return " ".join(word for word in (self.size, self.part, self.color, self.shape or "object") if word)
 
 
+@dataclass(frozen=True)
 class Claim(ABC):
     """A statement that holds in a scene or does not."""
 
@@ -62,7 +63,7 @@ class Claim(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The claim as strings, numbers and dictionaries, with its class under "claim"."""
-        return {"claim": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return {"claim": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def claim_from_dict(record: dict[str, Any]) -> Claim:
     if name not in CLAIMS:
         raise ValueError(f"Claim is {name!r}, but must be one of {', '.join(CLAIMS)}.")
     cls = CLAIMS[name]
-    wanted = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    wanted = {field.name for field in fields(cls)}
     if set(values) != wanted:
         raise ValueError(f"{name} has fields {sorted(values)}, but must have {sorted(wanted)}.")
     return cls(**{key: Description(**value) if isinstance(value, dict) else value for key, value in values.items()})

@@ -13,7 +13,7 @@ from .words import NUMBERS, RELATION_WORDS, noun, thing, things
 from .world import COLORS, SHAPES
 
 _PLACES = ("first", "second", "third", "fourth")
-_SIDES = {"left": "from the left", "right": "from the right", "above": "from the top", "below": "from the bottom"}
+SIDE_WORDS = {"left": "from the left", "right": "from the right", "above": "from the top", "below": "from the bottom"}
 _SUMS = {
     "more": ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4)),
     "fewer": ((2, 1), (3, 1), (3, 2), (4, 1), (4, 2)),
@@ -92,7 +92,7 @@ def ordinal(rng: Draws) -> Plan:
     shape = Description(rng.choice(SHAPES))
     one, other = (replace(shape, color=color) for color in two_colors(rng))
     many = f"{NUMBERS[number]} {noun(rng, shape, number)}"
-    phrase = f"{many}; the {_PLACES[place]} {_SIDES[side]} is {one.color} and the others are {other.color}"
+    phrase = f"{many}; the {_PLACES[place]} {SIDE_WORDS[side]} is {one.color} and the others are {other.color}"
     claims = [Count(Description(), number), Count(one, 1), Count(other, number - 1), Ordinal(place + 1, side, one)]
     return make_plan(rng, [one] + [other] * (number - 1), phrase, claims, opening=0)
 

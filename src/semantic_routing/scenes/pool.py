@@ -7,8 +7,8 @@ from typing import NamedTuple
 from .grammar import PLANNERS, SKILLS, Draws, Plan
 from .stream import SceneSample, Spacing, check_skills, lay_out, speaks_for
 
-_DRAWS_PER_CAPTION = 50
-"""The search for captions ends after so many draws for each that is wanted."""
+_PATIENCE = 1000
+"""The search ends after so many draws, and one more for each caption that is wanted, without a new caption."""
 _TRIES = 1000
 
 
@@ -51,19 +51,19 @@ class CaptionPool:
         check_skills(skills)
         self.seed, self.spacing = seed, spacing
         entries: dict[str, _Entry] = {}
-        for number in range(_DRAWS_PER_CAPTION * count):
-            if len(entries) == count:
-                break
+        number = last_found = 0
+        while len(entries) < count and number - last_found < _PATIENCE + count:
             key = f"captions {seed} {number} {' '.join(skills)}"
             rng = Random(key)
             entry = _Entry(rng.choices(skills, [PLANNERS[skill][1] for skill in skills])[0], key, rng.random())
             plan, _ = entry.plan()
-            if speaks_for(plan, "train"):
-                entries.setdefault(plan.caption, entry)
+            number += 1
+            if plan.caption not in entries and speaks_for(plan, "train"):
+                entries[plan.caption], last_found = entry, number
         if len(entries) < count:
             raise ValueError(
-                f"{count} captions were wanted, but {_DRAWS_PER_CAPTION * count} draws of the skills "
-                f"{', '.join(dict.fromkeys(skills))} made only {len(entries)}: ask for fewer, or name more skills."
+                f"{count} captions were wanted, but {number} draws of {', '.join(dict.fromkeys(skills))} made only "
+                f"{len(entries)}: ask for fewer, or name more skills."
             )
         self.captions = tuple(entries)
         """All captions, in the order in which they were found."""

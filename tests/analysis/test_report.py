@@ -21,7 +21,7 @@ def test_the_report_of_a_joint_model_has_everything_and_needs_no_network(languag
     page = analyze(str(saved_pipeline(language_models, "joint")), tmp_path / "out", (), QUICK)
     text = page.read_text()
     for name, analysis in ANALYSES.items():
-        assert analysis.title in text.replace("&#x27;", "'")
+        assert analysis.title in text.replace("&#39;", "'")
         folder = tmp_path / "out" / name
         assert json.loads((folder / f"{name}.json").read_text())
         assert list(folder.glob("*.csv"))

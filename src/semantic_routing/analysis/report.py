@@ -68,8 +68,7 @@ def write_analysis(name: str, analysis: Analysis, model: SavedModel, folder: Pat
     for text in analysis.describe(arrays, model):
         page.text(text)
     for table in analysis.tables(arrays, model):
-        page.table(table.header, table.rows)
-        page.text(table.caption)
+        page.table(table)
     with style():
         for figure in analysis.draw(arrays, model):
             page.image(save(figure, folder)[0], figure.caption, inches=SCREEN * WIDTH)

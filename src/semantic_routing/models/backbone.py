@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..text import TextEncoder
 from .attention import KeyValue, RMSNorm
 from .rotary import rotary_2d
-from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation
+from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation, TimeSignal
 from .tokens import TextTokens
 
 POSITION_TABLE_SIZE = 64
@@ -181,23 +181,35 @@ class DiffusionTransformer2DModel(
             attention_kwargs: `{"scale": s}` sets the strength of LoRA adapters.
             return_dict: return a `Transformer2DModelOutput`, else a tuple.
         """
-        height, width = (self._in_patches(size) for size in hidden_states.shape[-2:])
         if text_context is None:
             if encoder_hidden_states is None:
                 raise ValueError("Pass either encoder_hidden_states or text_context; both are None.")
             prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
             text_context = self.text_context(prepared, timestep)
-
+        rows, columns = (self._in_patches(size) for size in hidden_states.shape[-2:])
         # Patches come channels first in memory. Every layer after would have to read across it, and compiled for a CPU
         # the blocks' gradients were wrong (torch 2.13).
         x = self.patch_embed(hidden_states).contiguous()
         signal = self.time_embedder(timestep, x.dtype)
+        x = self._run_blocks(x, text_context, signal, (rows, columns))
+        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
+        patch = self.config.patch_size
+        sample = rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "batch tokens channels"],
+        text_context: TextContext | ContextOfState,
+        signal: TimeSignal,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """Image tokens, in raster order of `grid`, through all blocks."""
         if signal.tokens is not None:
             x = x + signal.tokens
         rotary = None
         if "rope" in self.config.position_embedding:
-            rotary = rotary_2d(height, width, self.config.attention_head_dim, self.config.rope_base, x.device)
-
+            rotary = rotary_2d(*grid, self.config.attention_head_dim, self.config.rope_base, x.device)
         for number, block in enumerate(self.blocks):
             state = block.state(x, signal.blocks) if "state" in self.varies_with else None
             text = text_context.of_block(number, state)
@@ -206,17 +218,7 @@ class DiffusionTransformer2DModel(
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
                 x = block(*inputs)
-
-        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
-        sample = rearrange(
-            x,
-            "b (h w) (p q c) -> b c (h p) (w q)",
-            h=height,
-            w=width,
-            p=self.config.patch_size,
-            q=self.config.patch_size,
-        )
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        return x
 
     def _in_patches(self, size: int) -> int:
         patches, rest = divmod(size, self.config.patch_size)

@@ -164,8 +164,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             guidance_scale: classifier-free guidance; at 1 or below it is off and costs nothing; None is the pipeline's
                 own scale.
             num_images_per_prompt: images a prompt.
-            generator: one, or one an image: then an image depends on the others of its batch only by rounding, which fifty
-                steps amplify to about 1e-6 in float32 and to several per cent in bfloat16.
+            generator: one, or one an image: then an image depends on the others of its batch only by rounding, which
+                the steps amplify to about 1e-6 in float32 and to several per cent in bfloat16.
             latents: the starting noise, in place of a generator's.
             timestep_map: the time that the fusion sees at each timestep, e.g. the paper's eq. 11; None is the
                 pipeline's own map, where one was saved with it.

@@ -173,7 +173,12 @@ def _weights_file(config: VAEConfig) -> Path:
 
 
 def _subfolder(config: VAEConfig) -> dict[str, Any]:
-    return {} if config.subfolder is None else {"subfolder": config.subfolder}
+    if config.subfolder is None:
+        return {}
+    # diffusers overlooks a subfolder that is not there if the folder itself holds a model.
+    if Path(config.model).is_dir() and not Path(config.model, config.subfolder).is_dir():
+        raise ValueError(f"vae.subfolder: {config.model} has no folder {config.subfolder!r}.")
+    return {"subfolder": config.subfolder}
 
 
 def build_pipeline(

@@ -3,10 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from typer import Option
+
+from ..io.files import JsonObject
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -47,7 +49,7 @@ class Sampler:
     negative_prompt: str | None = None
     gate_shift: float = 0.0
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """What decides about the images, as it is read back from JSON."""
         values = {key: value for key, value in asdict(self).items() if key not in ("batch_size", "device")}
         return json.loads(json.dumps(values))

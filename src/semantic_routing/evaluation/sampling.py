@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..fusion.timestep_map import paper_shift
-from ..io.files import read_json, write_json
+from ..io.files import JsonObject, read_json, write_json
 from ..io.images import save_image
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
@@ -30,7 +29,7 @@ from .sampler import Job, Sampler, image_seed
 RECORD = "sampling.json"
 
 
-def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str, Any]:
+def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObject:
     """Makes the images that are not there yet, and returns how all of them were made.
 
     Every process of an `accelerate launch` makes its share of the batches.
@@ -74,7 +73,7 @@ def with_defaults(sampler: Sampler, pipeline: SemanticRoutingPipeline) -> Sample
     return replace(sampler, **missing)
 
 
-def read_sampling(out: Path) -> dict[str, Any]:
+def read_sampling(out: Path) -> JsonObject:
     """What `sampling.json` says; nothing where there is none."""
     return read_json(out / RECORD) if (out / RECORD).is_file() else {}
 
@@ -92,7 +91,7 @@ def _device(sampler: Sampler, state: PartialState) -> str | None:
     return str(state.device) if state.num_processes > 1 and sampler.device is None else sampler.device
 
 
-def _check_same(record: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+def _check_same(record: JsonObject, wanted: JsonObject, out: Path) -> None:
     for key, value in wanted.items():
         # The pipeline's name may change, say with the working directory; its weights may not.
         if record and key != "pipeline" and record.get(key) != value:

@@ -12,7 +12,7 @@ from semantic_routing.analysis.samples import gaussian, identity, sample_traject
 from semantic_routing.analysis.shift import NONE, Shift
 from semantic_routing.analysis.trajectory import TrajectoryAnalysis, measured_map
 from semantic_routing.analysis.usage import Usage, keep_numbers
-from semantic_routing.fusion import FUSIONS
+from semantic_routing.fusion import FUSIONS, Moment
 from semantic_routing.fusion.timestep_map import TimestepMap
 from semantic_routing.pipelines.loading import load_pipeline
 from semantic_routing.reporting.arrays import NamedArray
@@ -193,3 +193,40 @@ def test_steps_and_guidance_are_the_pipelines_unless_said_otherwise(language_mod
     model = model_of(language_models, "static", options=options)
     assert (model.steps, model.guidance) == wanted
     assert model.guidance_scales == sorted({1.0, 2.0, wanted[1]})
+
+
+def test_prompt_shows_attention_without_special_tokens_too(language_models):
+    options = dataclasses.replace(QUICK, prompts=("a red <end> circle",))
+    model = model_of(language_models, "depth-wise", options=options)
+    arrays = Prompt().compute(model)
+    assert arrays["attention"].axes["token"] == ["0: a", "1: red", "2: <end>", "3: circle"]
+    words = arrays["attention_of_words"]
+    assert words.axes["token"] == ["0: a", "1: red", "3: circle"]
+    np.testing.assert_allclose(words.values.sum(-1), 1)
+    share = arrays["attention"].values[..., [0, 1, 3]]
+    np.testing.assert_allclose(words.values, share / share.sum(-1, keepdims=True))
+    assert len(Prompt().draw(arrays, model)[0].canvas.axes) == 6  # three maps, each with its bar
+
+
+@pytest.mark.parametrize(
+    ("strategy", "axes"),
+    [
+        ("test-by-token", {"weights": ["block", "layer"], "weights_by_token": ["token", "layer"]}),
+        ("test-by-state", {"weights": ["block", "layer"]}),
+        ("test-mean", {}),
+    ],
+)
+def test_prompt_shows_what_layers_are_read_for_it(language_models, strategy, axes):
+    model = model_of(language_models, strategy)
+    arrays = Prompt().compute(model)
+    assert {name: list(array.axes) for name, array in arrays.items() if name.startswith("weights")} == axes
+    for name in axes:
+        np.testing.assert_allclose(arrays[name].values.sum(-1), 1, atol=1e-5)
+    if strategy == "test-by-token":
+        pipeline = model.pipeline
+        prepared = pipeline.transformer.prepare_text(*pipeline.prompt_encoder(model.prompts[:1]))
+        with torch.no_grad():
+            wanted = pipeline.transformer.fusion.layer_weights(prepared, Moment(torch.tensor([0.0])))[0, 0]
+        np.testing.assert_allclose(arrays["weights_by_token"].values, wanted, atol=1e-5)
+    figures = [figure.name for figure in Prompt().draw(arrays, model)]
+    assert figures == ["prompt", *(["layers-by-token"] if "weights_by_token" in axes else [])]

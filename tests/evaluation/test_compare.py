@@ -64,8 +64,8 @@ def test_a_difference_that_seeds_agree_on_is_told(write):
 def test_runs_are_paired_by_their_place(write):
     random = np.random.default_rng(3)
     base = random.uniform(0.3, 0.5, (2, 300))
-    shifts = np.array([-0.2, 0.0, 0.2])  # of the seeds, the same for both sides
-    first, other = runs(write, "base", base, shifts, random), runs(write, "other", base, shifts + 0.1, random)
+    shifts = np.array([-0.2, -0.1, 0.1, 0.2])  # of the seeds, the same for both sides
+    first, other = runs(write, "base", base, shifts, random), runs(write, "other", base, shifts + 0.2, random)
     assert compare([first, other]).differences[-1].verdict == "better"
     assert compare([first, other[::-1]]).differences[-1].verdict.startswith("no difference")
 

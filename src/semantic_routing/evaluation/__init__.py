@@ -3,12 +3,15 @@
 Importing this registers our benchmarks and does not import torch.
 """
 
-from .benchmark import BENCHMARKS, Benchmark, DetectorBenchmark
+from .benchmark import BENCHMARKS, Benchmark, DetectorBenchmark, Json, Scores
 from .drawbench import DrawBench
 from .genai_bench import GenAIBench
 from .geneval.benchmark import GenEval
+from .image_files import FlatFolder, NumberedFolders
 from .judges import JUDGES
 from .questions import QuestionBenchmark
+from .result import Measure
+from .sampler import Sampler
 from .scenes import Scenes
 
 __all__ = [
@@ -17,8 +20,14 @@ __all__ = [
     "Benchmark",
     "DetectorBenchmark",
     "DrawBench",
+    "FlatFolder",
     "GenAIBench",
     "GenEval",
+    "Json",
+    "Measure",
+    "NumberedFolders",
     "QuestionBenchmark",
+    "Sampler",
     "Scenes",
+    "Scores",
 ]

@@ -1,27 +1,7 @@
 """What a benchmark is: prompts, where images lie, a judge of one image, the measures.
 
-The runner does the rest: it samples, resumes, judges, counts what failed, and reports. A new benchmark is one file:
-
-    @BENCHMARKS.register("bright")
-    class Bright(DetectorBenchmark):
-        '''Bright: is the picture as bright as the prompt says? (The first line is the command's help.)'''
-
-        unit = "Share of images that are bright enough."
-
-        def __init__(self, threshold: Annotated[float, typer.Option(help="Mean gray value.")] = 128) -> None:
-            super().__init__({0: "noon", 1: "snow"}, FlatFolder({0: "0", 1: "1"}))
-            self.threshold = threshold
-
-        def judge(self, image: Image.Image, prompt: int) -> Json:
-            return {"correct": float(np.mean(image)) >= self.threshold}
-
-        def scores(self, found: Json) -> Scores:
-            return {"": float(found["correct"])}
-
-        def measures(self) -> list[Measure]:
-            return [Measure("overall", (("0", "1"),))]
-
-`sroute --import bright.py evaluate bright --threshold 140` then runs it.
+The runner does the rest: it samples, resumes, judges, counts what failed, and reports. A new benchmark is one file that
+registers one class; docs/evaluating.md shows one.
 """
 
 from abc import ABC, abstractmethod

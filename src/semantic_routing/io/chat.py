@@ -111,7 +111,12 @@ class ChatClient:
     def _loop(self) -> asyncio.AbstractEventLoop:
         """Where requests run: an event loop in a thread of its own."""
         loop = asyncio.new_event_loop()
-        Thread(target=loop.run_forever, name="chat", daemon=True).start()
+
+        def run() -> None:
+            loop.run_forever()
+            loop.close()
+
+        Thread(target=run, name="chat", daemon=True).start()
         return loop
 
     @cached_property
@@ -127,10 +132,18 @@ class ChatClient:
     def close(self) -> None:
         """Ends what is under way and closes the connections."""
         if "_loop" in self.__dict__:
-            if "_client" in self.__dict__:
-                self._submit(self._client.close()).result()
+            self._submit(self._end()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             del self._loop
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if "_client" in self.__dict__:
+            await self._client.close()
+            del self._client
 
     def complete(self, messages: Messages, **options: Any) -> JsonObject:
         """One request, repeated after growing pauses while its failure may pass; returns the reply's JSON.
@@ -214,8 +227,8 @@ class _LimitedClient(httpx2.AsyncClient):
             raise httpx2.ReadTimeout(f"no whole reply within {limit:g} s") from error
         headers = [
             (name, value)
-            for name, value in response.headers.multi_items()
-            if name not in ("content-encoding", "content-length", "transfer-encoding")
+            for name, value in response.headers.raw
+            if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
         ]
         return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
 

@@ -26,7 +26,7 @@ POSITION_EMBEDDINGS = ("rope", "sincos", "rope+sincos")
 
 
 class TextContext(NamedTuple):
-    """What each block reads of the text: its context without padding, or the keys and values made from it."""
+    """What each block reads of the text: `roles heads real_tokens channels`, or the keys and values made from it."""
 
     blocks: list[Tensor] | list[KeyValue]
     tokens: TextTokens
@@ -158,6 +158,10 @@ class DiffusionTransformer2DModel(
     ) -> TextContext | ContextOfState:
         """What all blocks read of the prompts; see the subclass."""
         raise NotImplementedError
+
+    def auxiliary_loss(self) -> Float[Tensor, " batch"] | None:
+        """What the last forward pass adds to each example's loss in training; None for nothing."""
+        return None
 
     @apply_lora_scale("attention_kwargs")
     def forward(

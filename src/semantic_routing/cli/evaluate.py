@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from . import information
+
 if TYPE_CHECKING:
     from ..evaluation.judges import Judge
     from ..evaluation.report import Result
 
 app = typer.Typer(no_args_is_help=True, help="Sample and score a benchmark, with 95 % intervals for every score.")
+app.command("information")(information.command)
 
 Action = Annotated[Literal["sample", "score", "both"], typer.Argument(help="What to do.")]
 Pipeline = Annotated[str | None, typer.Option(help="Pipeline folder or hub name; default: the demo model.")]

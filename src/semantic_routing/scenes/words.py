@@ -7,8 +7,8 @@ from .claims import Description
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
-_SIZES = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
-_PARTS = {"solid": ("solid", "filled"), "outlined": ("outlined", "outlined", "hollow"), "striped": ("striped",)}
+SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
+PART_WORDS = {"solid": ("solid", "filled"), "outlined": ("outlined", "outlined", "hollow"), "striped": ("striped",)}
 
 RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "left": ("left of", "to the left of", "on the left side of"),
@@ -28,8 +28,8 @@ def noun(rng: Random, described: Description, number: int = 1) -> str:
     if number != 1:
         shape += "es" if shape.endswith("s") else "s"
     words = (
-        rng.choice(_SIZES[described.size]) if described.size else None,
-        rng.choice(_PARTS[described.part]) if described.part else None,
+        rng.choice(SIZE_WORDS[described.size]) if described.size else None,
+        rng.choice(PART_WORDS[described.part]) if described.part else None,
         described.color,
         shape,
     )

@@ -10,23 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from . import information
+
 if TYPE_CHECKING:
     from ..evaluation import Benchmark
 
 
 class BenchmarkCommands(TyperGroup):
-    """Makes commands when they are asked for, so that a benchmark that was registered meanwhile has one."""
+    """Makes commands when they are asked for, so that a benchmark that was registered meanwhile has one.
+
+    `information` stands beside the benchmarks: it needs no images to be sampled.
+    """
 
     def list_commands(self, ctx: object) -> list[str]:
-        """The benchmarks' names."""
+        """The benchmarks' names, and `information`."""
         from ..evaluation import BENCHMARKS
 
-        return list(BENCHMARKS)
+        return [*BENCHMARKS, "information"]
 
     def get_command(self, ctx: object, cmd_name: str) -> TyperCommand | None:
-        """The command of a benchmark, None where there is none of that name."""
+        """The command of that name, None where there is none."""
         from ..evaluation import BENCHMARKS
 
+        if cmd_name == "information":
+            return _command(cmd_name, information.command)
         return make_command(cmd_name, BENCHMARKS[cmd_name]) if cmd_name in BENCHMARKS else None
 
 
@@ -59,6 +66,10 @@ def make_command(name: str, benchmark: "type[Benchmark]") -> TyperCommand:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__doc__ = (inspect.getdoc(benchmark) or name).partition("\n")[0]
+    return _command(name, run)
+
+
+def _command(name: str, run: Callable[..., None]) -> TyperCommand:
     single = typer.Typer(add_completion=False)
     single.command(name)(run)
     command = typer.main.get_command(single)

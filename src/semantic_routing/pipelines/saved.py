@@ -30,15 +30,18 @@ class PipelineFiles(NamedTuple):
         return None if name == "fusedit" else name
 
     @property
-    def trained_skills(self) -> tuple[str, ...] | None:
-        """The skills of scenes that training named, where the pipeline's folder has the `config.yaml` of its training.
-
-        None where it has none, or the model was trained on something else.
-        """
+    def training_data(self) -> dict[str, Any] | None:
+        """The section `data` of the `config.yaml` of the training; None where the pipeline's folder has none."""
         path = self.folder / "config.yaml"
         if not path.is_file():
             return None
-        source = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["source"]
+        data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        return data
+
+    @property
+    def trained_skills(self) -> tuple[str, ...] | None:
+        """The skills of scenes that training named; None where that is not known, or it was on something else."""
+        source = (self.training_data or {}).get("source", {})
         if source.get("source") != "scenes":
             return None
         from ..scenes import SKILLS

@@ -18,6 +18,7 @@ from semantic_routing.scenes import (
     sample_scene,
 )
 from semantic_routing.scenes.geometry import APART, RELATIONS, gap, is_inside, is_touching
+from semantic_routing.scenes.grammar import PLANNERS, Draws
 from semantic_routing.scenes.held_out import (
     HELD_OUT,
     NEVER_SHOWN,
@@ -29,7 +30,7 @@ from semantic_routing.scenes.held_out import (
 )
 from semantic_routing.scenes.world import GRID, MAX_OBJECTS, PARTS, RADII, REACH
 
-TRAINING_SAMPLES = 6_000
+TRAINING_SAMPLES = 3_000
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def training() -> list[SceneSample]:
 
 
 def test_a_sample_depends_on_its_arguments_alone(training: list[SceneSample]) -> None:
-    for index in (5_999, 7, 512, 0):
+    for index in (2_999, 7, 512, 0):
         assert sample_scene(0, index) == training[index]
     assert len({sample_scene(seed, 3).caption for seed in range(20)}) > 10
     assert sample_scene(0, 5, skills=["counting"]) != sample_scene(0, 5, "held-out", ["counting"])
@@ -108,8 +109,8 @@ def test_unseen_captions_speak_of_what_training_speaks_of() -> None:
 
 def test_dense_captions_tell_objects_apart() -> None:
     alike = 0
-    for index in range(300):
-        sentences = sample_scene(0, index, skills=["scene"]).caption.rstrip(".").split(". ")[1:]
+    for index in range(1000):
+        sentences = PLANNERS["scene"][0](Draws(str(index), 0.3)).caption.rstrip(".").split(". ")[1:]
         for sentence in sentences:
             subject, anchor = re.findall(r"[Tt]he ((?:\w+ )+?(?:circle|square|triangle|star|cross|heart))", sentence)
             assert subject != anchor, sentence
@@ -166,15 +167,15 @@ def test_every_value_on_its_own_is_plentiful_in_training(training: list[SceneSam
     things = [thing for sample in training for thing in sample.scene.objects]
     for attribute, values in (("shape", SHAPES), ("color", COLORS), ("part", PARTS), ("size", RADII)):
         counts = Counter(getattr(thing, attribute) for thing in things)
-        assert all(counts[value] > 150 for value in values), counts
+        assert all(counts[value] > 75 for value in values), counts
     backgrounds = Counter(sample.scene.background for sample in training)
-    assert all(backgrounds[name] > 600 for name in BACKGROUNDS)
+    assert all(backgrounds[name] > 300 for name in BACKGROUNDS)
     relations = Counter(c.relation for sample in training for c in sample.claims if isinstance(c, Related))
-    assert all(relations[relation] > 60 for relation in RELATIONS), relations
+    assert all(relations[relation] > 25 for relation in RELATIONS), relations
     numbers = Counter(len(sample.scene.objects) for sample in training if sample.skill == "counting")
-    assert all(numbers[number] > 120 for number in range(1, 6)), numbers
+    assert all(numbers[number] > 60 for number in range(1, 6)), numbers
     assert {len(sample.scene.objects) for sample in training} == set(range(1, MAX_OBJECTS + 1))
-    assert all(count > 60 for count in Counter(sample.skill for sample in training).values())
+    assert all(count > 30 for count in Counter(sample.skill for sample in training).values())
 
 
 def test_every_combination_that_is_not_held_out_occurs_in_training(training: list[SceneSample]) -> None:
@@ -208,16 +209,16 @@ def test_a_skill_named_twice_is_drawn_twice_as_often() -> None:
 
 @pytest.mark.parametrize("skill", SKILLS)
 def test_held_out_prompts_differ_and_ask_for_what_training_never_asks_for(skill: str) -> None:
-    prompts = held_out_prompts(skill, 100)
-    assert len({prompt.caption for prompt in prompts}) == 100
+    prompts = held_out_prompts(skill, 40)
+    assert len({prompt.caption for prompt in prompts}) == 40
     for prompt in prompts:
         assert HELD_OUT & stated(prompt.claims) & shown(prompt.scene), prompt.caption
     assert held_out_prompts(skill, 10) == prompts[:10]
 
 
 def test_held_out_counts_are_all_tested() -> None:
-    numbers = Counter(len(prompt.scene.objects) for prompt in held_out_prompts("counting", 100))
-    assert all(numbers[number] >= 8 for number in range(1, 6)), numbers
+    numbers = Counter(len(prompt.scene.objects) for prompt in held_out_prompts("counting", 60))
+    assert all(numbers[number] >= 4 for number in range(1, 6)), numbers
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -10,6 +10,7 @@ from semantic_routing.analysis.base import ANALYSES, Analysis, choose
 from semantic_routing.analysis.model import AnalysisOptions, SavedModel
 from semantic_routing.analysis.report import analyze, describe_prompts
 from semantic_routing.cli import app
+from semantic_routing.fusion import FUSIONS
 from semantic_routing.fusion.timestep_map import TimestepMap
 from semantic_routing.pipelines.loading import load_pipeline
 from semantic_routing.pipelines.saved import find_pipeline
@@ -17,7 +18,9 @@ from semantic_routing.reporting.arrays import NamedArray, write_arrays
 from semantic_routing.scenes import SKILLS
 
 
-def test_the_report_of_a_joint_model_has_everything_and_needs_no_network(language_models, tmp_path):
+def test_the_report_of_a_joint_model_has_everything_and_needs_no_network(language_models, tmp_path, monkeypatch):
+    some = {name: FUSIONS[name] for name in ("penultimate", "joint", "test-unbuildable")}
+    monkeypatch.setattr("semantic_routing.analysis.overhead.FUSIONS", some)
     page = analyze(str(saved_pipeline(language_models, "joint")), tmp_path / "out", (), QUICK)
     text = page.read_text()
     for name, analysis in ANALYSES.items():
@@ -30,7 +33,8 @@ def test_the_report_of_a_joint_model_has_everything_and_needs_no_network(languag
         assert pictures == sorted(path.stem for path in folder.glob("*.svg"))
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert text.count("data:image/png;base64,") == len(list((tmp_path / "out").rglob("*.png")))
-    assert "Left out" not in text
+    assert "Left out, since they cannot be built here by default: test-unbuildable." in text
+    assert "<h2>Left out</h2>" not in text
 
 
 def test_what_does_not_apply_is_left_out_with_a_sentence(language_models):

@@ -12,7 +12,7 @@ from semantic_routing.analysis.samples import gaussian, identity, sample_traject
 from semantic_routing.analysis.shift import NONE, Shift
 from semantic_routing.analysis.trajectory import TrajectoryAnalysis, measured_map
 from semantic_routing.analysis.usage import Usage, keep_numbers
-from semantic_routing.fusion import FUSIONS, Moment
+from semantic_routing.fusion import FUSIONS, PAPER_STRATEGIES, Moment
 from semantic_routing.fusion.timestep_map import TimestepMap
 from semantic_routing.pipelines.loading import load_pipeline
 from semantic_routing.reporting.arrays import NamedArray
@@ -107,16 +107,18 @@ def test_the_numbers_of_layers_that_are_tried_end_with_all():
     assert keep_numbers(36) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 36]
 
 
-def test_overhead_compares_all_strategies_on_one_backbone(language_models):
+def test_overhead_compares_all_strategies_on_one_backbone(language_models, monkeypatch):
+    known = {name: FUSIONS[name] for name in (*PAPER_STRATEGIES, "test-wide", "test-by-state")}
+    monkeypatch.setattr("semantic_routing.analysis.overhead.FUSIONS", known)
     arrays = Overhead().compute(model_of(language_models, "static"))
-    assert arrays["parameters"].axes["strategy"] == list(FUSIONS)
+    assert arrays["parameters"].axes["strategy"] == list(known)
     relative = relative_costs(arrays)
     assert relative.at(strategy=BASELINE).tolist() == [1, 1, 1]
-    parameters = {name: arrays["parameters"].at(strategy=name) for name in FUSIONS}
+    parameters = {name: arrays["parameters"].at(strategy=name) for name in known}
     assert parameters["static"] - parameters["uniform"] == 4
     assert parameters["depth-wise"] - parameters["uniform"] == 4 * NUM_BLOCKS
     assert parameters["joint"] - parameters["uniform"] == NUM_BLOCKS * (parameters["time-wise"] - parameters["uniform"])
-    flops = {name: arrays["flops"].at(strategy=name) for name in FUSIONS}
+    flops = {name: arrays["flops"].at(strategy=name) for name in known}
     assert flops["penultimate"] < flops["depth-wise"] < flops["joint"]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semantic_routing.analysis.model import AnalysisOptions, SavedModel
-from semantic_routing.fusion import FUSIONS, FusionSizes, Moment, Prepared, RoutedFusion, TextFusion
+from semantic_routing.fusion import FusionSizes, Moment, Prepared, RoutedFusion, TextFusion
 from semantic_routing.pipelines.saved import find_pipeline
 
 NUM_BLOCKS = 3
@@ -44,6 +44,15 @@ class Unnamed(RoutedFusion):
         return self.beta[None, None, None]
 
 
+class Unbuildable(Mean):
+    """A fusion that needs an option which has no default."""
+
+    def __init__(self, sizes: FusionSizes, width: int = 0) -> None:
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, not {width}.")
+        super().__init__(sizes)
+
+
 class Signed(PlainWeights):
     """Weights of which some are negative, which are no distribution."""
 
@@ -71,12 +80,10 @@ FUSIONS_OF_TESTS = {
     "test-mean": Mean,
     "test-plain-weights": PlainWeights,
     "test-signed": Signed,
+    "test-unbuildable": Unbuildable,
     "test-unnamed": Unnamed,
     "test-wide": Wide,
 }
-for _name, _fusion in FUSIONS_OF_TESTS.items():
-    if _name not in FUSIONS:
-        FUSIONS.register(_name)(_fusion)
 
 
 def saved_pipeline(language_models: Callable[[str], Path], strategy: str, trained: bool = True) -> Path:

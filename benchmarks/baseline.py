@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from semantic_routing.fusion import Moment
 from semantic_routing.fusion.combine import NORM_EPS
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.rotary import rotary_2d
@@ -74,11 +75,13 @@ class ReferenceWay:
                 states = hidden_states[:, layer].float()
                 normalized[:, layer] = F.layer_norm(states, states.shape[-1:], eps=NORM_EPS)
             fused = [
-                torch.einsum("bl,blsc->bsc", weights, normalized).to(hidden_states.dtype)
-                for weights in model.router.weights(timestep)
+                torch.einsum("bl,blsc->bsc", weights[:, 0].expand(len(timestep), -1), normalized).to(
+                    hidden_states.dtype
+                )
+                for weights in model.fusion.layer_weights(None, Moment(timestep))
             ]
         contexts = [model.context_embedder(block) for block in fused]
-        return contexts if model.router.depends_on_depth else contexts * len(model.blocks)
+        return contexts if "block" in model.varies_with else contexts * len(model.blocks)
 
 
 def run_block(

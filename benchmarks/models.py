@@ -74,7 +74,7 @@ def make_transformer(
         )
     torch.nn.init.normal_(model.proj_out.weight, std=0.02)
     for name, part in model.named_children():
-        if name != "router":  # which stays in float32, as in a loaded model
+        if name != "fusion":  # which stays in float32, as in a loaded model
             part.to(dtype)
     return model
 

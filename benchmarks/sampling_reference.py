@@ -46,7 +46,7 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
     timestep = torch.full((ROWS,), 500.0, device=device)
 
     def prepare(text: TextFeatures) -> object:
-        return model.text_context(model.prepare_text(*text), model.fusion_weights(timestep[:1]), cache=True)
+        return model.text_context(model.prepare_text(*text, reused=True), timestep[:1], cache=True)
 
     def our_run() -> Tensor:
         context = prepare(make_text(sizes, tokens, tokens, device))

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from semantic_routing.config import FlowConfig
 from semantic_routing.data import Batch
+from semantic_routing.flow_config import FlowConfig
 from semantic_routing.models.flops import count_forward, count_language_model
 from semantic_routing.models.latents import LatentCodec
 from semantic_routing.text import TextEncoder

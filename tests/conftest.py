@@ -117,7 +117,7 @@ def tiny_values(language_models: Callable[[str], Path], tmp_path: Path) -> dict[
 @pytest.fixture
 def make_config(tiny_values: dict[str, Any]) -> Callable[..., Any]:
     """The tiny config with keys of its sections changed: `make_config(training={"steps": 3})`."""
-    from semantic_routing.config import Config
+    from semantic_routing.training.config import Config
 
     def make(**changes: dict[str, Any]) -> Config:
         values = {name: {**tiny_values.get(name, {}), **changes.get(name, {})} for name in {*tiny_values, *changes}}

@@ -1,4 +1,4 @@
-"""`python -m semantic_routing` is `sroute`, for launchers that start a module: `accelerate launch -m`, `torchrun -m`."""
+"""`python -m semantic_routing` is `sroute`, for launchers that start a module, such as `accelerate launch -m`."""
 
 from .cli import main
 

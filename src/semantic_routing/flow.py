@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .fusion.router import NUM_TRAIN_TIMESTEPS
+from .fusion.contract import NUM_TRAIN_TIMESTEPS
 
 # What the network's output means. The clean sample has few dimensions, noise and velocity have all of them: in pixel
 # space, where a patch has more values than the network has channels, predict the sample.

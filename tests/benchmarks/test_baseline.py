@@ -9,9 +9,9 @@ import torch
 from tiny import CAPTIONS, NUM_LAYERS, TEXT_CHANNELS, TRANSFORMER_SIZES, normal
 
 from benchmarks.baseline import PaddedTextEncoder, ReferenceWay
-from semantic_routing.config import FlowConfig
 from semantic_routing.data import Batch
-from semantic_routing.fusion import STRATEGIES
+from semantic_routing.flow_config import FlowConfig
+from semantic_routing.fusion import PAPER_STRATEGIES
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.latents import LatentCodec
 from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS
@@ -31,7 +31,7 @@ def randomized(**options: Any) -> SemanticRoutingTransformer2DModel:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"strategy": strategy} for strategy in STRATEGIES),
+        *({"strategy": strategy} for strategy in PAPER_STRATEGIES),
         *({"timestep_conditioning": conditioning} for conditioning in TIMESTEP_CONDITIONINGS),
         {"position_embedding": "sincos", "sandwich_norm": True},
     ],

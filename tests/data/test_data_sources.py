@@ -100,7 +100,7 @@ def test_a_broken_record_is_named(tmp_path: Path, record: Any, sentence: str) ->
     Image.fromarray(noise).save(inside / "cut.png")
     (inside / "cut.png").write_bytes((inside / "cut.png").read_bytes()[:2000])
     with pytest.raises(BrokenExampleError, match=sentence):
-        folder_of(inside, [record])[0]
+        folder_of(inside, json.dumps([record, RECORD]))[0]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "bmp", "tiff"])

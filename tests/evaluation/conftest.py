@@ -9,8 +9,8 @@ import torch
 from chat_endpoint import ChatServer
 from torch import nn
 
-from semantic_routing.config import Config
 from semantic_routing.evaluation.geneval.records import CLASSES
+from semantic_routing.training.config import Config
 
 
 @pytest.fixture(scope="session")

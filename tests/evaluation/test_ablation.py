@@ -8,18 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from semantic_routing.config import load_config
 from semantic_routing.evaluation.result import Measure, Tally, summarize
 from semantic_routing.experiments.ablation import (
     AblationOptions,
     Trial,
+    default_strategies,
     make_trials,
-    paper_strategies,
     primary_of,
     run_ablation,
 )
 from semantic_routing.experiments.ablation_page import loss_table, main_table, write_ablation
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
+from semantic_routing.training.config import load_config
 
 OPTIONS = AblationOptions(prompts_per_half=1, steps=2, batch_size=30)
 
@@ -167,4 +167,4 @@ def test_the_primary_contrast_is_one_of_the_strategies():
     assert primary_of(["penultimate", "uniform"], AblationOptions()) == "uniform"
     with pytest.raises(ValueError, match="must be one of uniform, not 'penultimate'"):
         primary_of(["penultimate", "uniform"], AblationOptions(primary="penultimate"))
-    assert paper_strategies()[:2] == ["penultimate", "uniform"]
+    assert default_strategies("scenes/joint")[:2] == ["penultimate", "uniform"]

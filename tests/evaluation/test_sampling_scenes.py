@@ -142,7 +142,7 @@ def pictures_of(skill, split):
     for index in range(2000):
         if len(found) == len(wanted):
             break
-        sample = sample_scene(scenes._SEED, index, "train" if split == "trained" else split, [skill])
+        sample = sample_scene(scenes._SEED, index, "unseen" if split == "trained" else split, [skill])
         if sample.caption in wanted and sample.caption not in found:
             found[sample.caption] = Image.fromarray(render(sample.scene, 32))
     return found

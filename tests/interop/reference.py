@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from torch import Tensor
 
-T = 128  # the gate's time embedding
+from semantic_routing.models import FuseDiTTransformer2DModel, SemanticRoutingTransformer2DModel
 
 FLAGS = {
     "penultimate": ("DiT", (False, False, False)),
@@ -21,6 +22,11 @@ FLAGS = {
 }
 CONDITIONINGS = (None, "addition", "adaln-zero", "adaln-single")
 BASES = {"DiT": 1e4, "AdaFuseDiT": 1e5}
+
+
+def model_class(variant: str) -> type[ModelMixin]:
+    """Our class for one of `FLAGS`."""
+    return FuseDiTTransformer2DModel if variant == "fusedit" else SemanticRoutingTransformer2DModel
 
 
 def make_config(variant: str, conditioning: str | None = None, **changes: Any) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def make_config(variant: str, conditioning: str | None = None, **changes: Any) -
         "use_norm_avg_fusion": mean,
         "use_timestep_adaptive_fusion": by_time,
         "use_layer_wise_fusion": by_depth,
-        "adaptive_fusion_time_embed_dim": T,
+        "adaptive_fusion_time_embed_dim": 128,
         "initial_layers": 1,
         "shared_attention_layers": "all",
         "base_config": {
@@ -120,7 +126,9 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         found |= {f"{layer}{norm}.weight": (width,) for norm in norms}
     if kind == "AdaFuseDiT":
         count = config["text_hidden_states_num"]
-        gate = {"0.weight": (4 * T, T), "0.bias": (4 * T,), "2.weight": (count, 4 * T), "2.bias": (count,)}
+        time = config["adaptive_fusion_time_embed_dim"]
+        hidden = 4 * time
+        gate = {"0.weight": (hidden, time), "0.bias": (hidden,), "2.weight": (count, hidden), "2.bias": (count,)}
         owners = [f"s.{block}" for block in range(blocks)] if config["use_layer_wise_fusion"] else [""]
         for owner in owners:
             if config["use_timestep_adaptive_fusion"]:
@@ -249,7 +257,9 @@ class Reference:
         for owner in owners:
             if self.config["use_timestep_adaptive_fusion"]:
                 stem = f"text_fusion_module{owner}.weight_generator."
-                hidden = F.silu(self.linear(sinusoids(timesteps / 1000, T), f"{stem}0"))
+                hidden = F.silu(
+                    self.linear(sinusoids(timesteps / 1000, self.config["adaptive_fusion_time_embed_dim"]), f"{stem}0")
+                )
                 logits.append(self.linear(hidden, f"{stem}2"))
             else:
                 logits.append(self.w[f"text_fusion_weight{owner}"].expand(len(timesteps), -1))

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from reference import CONDITIONINGS, FLAGS, Reference, make_config, make_inputs, make_weights
+from reference import CONDITIONINGS, FLAGS, Reference, make_config, make_inputs, make_weights, model_class
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
+from semantic_routing.fusion import Moment
 from semantic_routing.interop import convert
-from semantic_routing.models import TRANSFORMERS
 from semantic_routing.text import KeyValueEncoder
 
 TOLERANCE = 1e-5
@@ -34,7 +34,7 @@ def write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> P
 
 def converted(tmp_path: Path, config: dict[str, Any], weights: dict[str, Tensor], strategy: str) -> Any:
     convert(write(tmp_path / "theirs", config, weights), tmp_path / "ours", transformer_only=True)
-    return TRANSFORMERS[strategy].from_pretrained(tmp_path / "ours")
+    return model_class(strategy).from_pretrained(tmp_path / "ours")
 
 
 def key_values(config: dict[str, Any], weights: dict[str, Tensor], inputs: dict[str, Tensor]) -> Tensor:
@@ -48,16 +48,18 @@ def key_values(config: dict[str, Any], weights: dict[str, Tensor], inputs: dict[
 
 
 @torch.no_grad()
-def largest_error(tmp_path: Path, config: dict[str, Any], variant: str) -> float:
+def largest_error(tmp_path: Path, config: dict[str, Any], variant: str, mask: Tensor | None = None) -> float:
     """Of the output and, where there is a router, of the text that it fuses."""
     weights, inputs = make_weights(config), make_inputs(config)
+    if mask is not None:
+        inputs["mask"] = mask
     model = converted(tmp_path, config, weights, variant)
     text = key_values(config, weights, inputs) if variant == "fusedit" else inputs["text"].transpose(0, 1)
     seen = model(inputs["latents"], inputs["timesteps"], text, inputs["mask"]).sample
     reference = Reference(config, weights)
     errors = [relative_error(seen, reference.forward(**inputs))]
     if variant != "fusedit":
-        fused = model.router(model.router.prepare(text), inputs["timesteps"])
+        fused = model.fusion(model.fusion.prepare(text), Moment(inputs["timesteps"]))
         errors.append(relative_error(fused, reference.fused_text(inputs["text"], inputs["timesteps"])))
     return max(errors)
 
@@ -103,12 +105,24 @@ def test_goldens(tmp_path: Path, file: Path, case: str) -> None:
     mask = None if given["attention_mask"] is None else given["attention_mask"].bool()
     seen = model(given["latents"], given["timesteps"], text, mask).sample
     assert relative_error(seen, tensors[f"case_{case}.out.prediction"]) < TOLERANCE
-    fused = model.router(model.router.prepare(text), given["timesteps"])
+    fused = model.fusion(model.fusion.prepare(text), Moment(given["timesteps"]))
     assert relative_error(fused, tensors[f"case_{case}.mid.fused_text"]) < TOLERANCE
-    alpha = model.router.weights(given["timesteps"])
+    alpha = model.fusion.layer_weights(None, Moment(given["timesteps"]))[:, :, 0]
     wanted = tensors[f"case_{case}.mid.fusion_weights"]
     assert relative_error(alpha if wanted.ndim == 3 else alpha[0, 0], wanted) < TOLERANCE
     assert relative_error(model.context_embedder(fused), tensors[f"case_{case}.mid.context_text"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["uniform", "depth-wise"])
+def test_a_row_without_any_token_reads_all_positions_evenly(tmp_path: Path, variant: str) -> None:
+    mask = torch.stack([torch.zeros(9, dtype=torch.bool), torch.arange(9) < 4])
+    assert largest_error(tmp_path, make_config(variant), variant, mask) < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["time-wise", "joint"])
+def test_a_gate_with_another_embedding_of_time(tmp_path: Path, variant: str) -> None:
+    config = make_config(variant, adaptive_fusion_time_embed_dim=32)
+    assert largest_error(tmp_path, config, variant) < TOLERANCE
 
 
 @pytest.mark.parametrize(("variant", "base"), [("uniform", 1e4), ("static", 1e5), ("fusedit", 5e6)])
@@ -124,4 +138,5 @@ def test_the_class_is_found_without_being_named(tmp_path: Path) -> None:
         del config["architectures"]
         (tmp_path / variant).mkdir()
         weights = make_weights(make_config(variant))
-        assert converted(tmp_path / variant, config, weights, variant).config.strategy == variant
+        model = converted(tmp_path / variant, config, weights, variant)
+        assert model.config.get("strategy", "fusedit") == variant

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from reference import CONDITIONINGS, FLAGS, make_config, make_weights
+from reference import CONDITIONINGS, FLAGS, make_config, make_weights, model_class
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
 from semantic_routing.cli import app
 from semantic_routing.interop import convert, convert_to_reference
-from semantic_routing.models import TRANSFORMERS, SemanticRoutingTransformer2DModel
+from semantic_routing.models import SemanticRoutingTransformer2DModel
 
 Weights = dict[str, Tensor]
 
@@ -63,7 +63,7 @@ def test_a_model_of_ours_comes_back_from_there(tmp_path: Path, variant: str) -> 
     (tmp_path / "ours" / "reference.json").unlink()
     convert_to_reference(tmp_path / "ours", tmp_path / "back", transformer_only=True)
     convert(tmp_path / "back", tmp_path / "again", transformer_only=True)
-    ours, again = (TRANSFORMERS[variant].from_pretrained(tmp_path / name) for name in ("ours", "again"))
+    ours, again = (model_class(variant).from_pretrained(tmp_path / name) for name in ("ours", "again"))
     differing = {key for key, value in ours.config.items() if again.config[key] != value} - {"_name_or_path"}
     assert not differing
     assert identical(again.state_dict(), ours.state_dict())

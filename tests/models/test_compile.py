@@ -22,7 +22,7 @@ latents, times = torch.randn(2, 4, 8, 8), torch.tensor([900.0, 250.0])
 
 @torch.no_grad()
 def sampled(model, text, mask):
-    context = model.text_context(model.prepare_text(text, mask), model.fusion_weights(times), cache=True)
+    context = model.text_context(model.prepare_text(text, mask), times, cache=True)
     return model(latents, times, text_context=context).sample
 
 def trained(model, text, mask):

@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from semantic_routing.config import load_config
-from semantic_routing.models import TRANSFORMERS
+from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.flops import (
     ATTENTION,
     LANGUAGE_MODEL,
@@ -18,6 +17,7 @@ from semantic_routing.models.flops import (
     count_sampling,
 )
 from semantic_routing.training.build import build_transformer, language_model_config, resolve_sizes
+from semantic_routing.training.config import load_config
 
 PARAMETERS = {
     "penultimate": 2246.694,
@@ -56,7 +56,7 @@ def test_presets_have_the_paper_s_flops(strategy: str) -> None:
 
 def test_components_add_up_to_a_count_by_hand() -> None:
     rows, side, tokens = 2, 8, 5
-    counts = count_forward(TRANSFORMERS["depth-wise"](strategy="depth-wise", **TINY), rows, side, tokens)
+    counts = count_forward(SemanticRoutingTransformer2DModel(strategy="depth-wise", **TINY), rows, side, tokens)
     image, blocks, width, heads, groups, text = (side // 2) ** 2, 3, 24, 32, 16, 40
     per_image_token = 2 * rows * image * blocks
     per_text_token = 2 * rows * tokens * blocks
@@ -72,7 +72,7 @@ def test_components_add_up_to_a_count_by_hand() -> None:
 
 @pytest.mark.parametrize("strategy", ["depth-wise", "joint"])
 def test_the_sampler_repeats_only_what_depends_on_time(strategy: str) -> None:
-    transformer = TRANSFORMERS[strategy](strategy=strategy, **TINY)
+    transformer = SemanticRoutingTransformer2DModel(strategy=strategy, **TINY)
     once, often = (count_sampling(transformer, Sampling(8, 5, steps, 2)) for steps in (1, 10))
     step = count_forward(transformer, 2, 8, 5)
     repeats = 10 if strategy == "joint" else 1

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from semantic_routing import SemanticRoutingPipeline
-from semantic_routing.config import load_config
 from semantic_routing.models import FuseDiTTransformer2DModel
 from semantic_routing.text import KeyValueEncoder, TextFeatures, load_language_model, load_tokenizer
 from semantic_routing.training import train
+from semantic_routing.training.config import load_config
 from semantic_routing.training.export import export_pipeline
 
 LAYERS = [1, 2]
@@ -81,7 +81,7 @@ def test_layers_are_checked(encoder: KeyValueEncoder) -> None:
 def test_computed_once_a_prompt_equals_computed_in_every_step(inputs: tuple[Tensor, Tensor, TextFeatures]) -> None:
     latents, timestep, text = inputs
     model = make_model(timestep_conditioning="adaln-single")
-    context = model.text_context(model.prepare_text(*text), model.fusion_weights(torch.tensor([1000.0])), cache=True)
+    context = model.text_context(model.prepare_text(*text), torch.tensor([1000.0]), cache=True)
     for step in (1.0, 0.5, 0.1):
         uncached = model(latents, step * timestep, *text).sample
         assert torch.equal(model(latents, step * timestep, text_context=context).sample, uncached)
@@ -131,7 +131,7 @@ def test_time_reaches_the_blocks_only_by_conditioning(inputs: tuple[Tensor, Tens
         assert (
             torch.equal(model(latents, timestep, *text).sample, model(latents, 0.5 * timestep, *text).sample) is equal
         )
-        assert not model.text_depends_on_time
+        assert model.varies_with == {"block"}
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(inputs: tuple[Tensor, Tensor, TextFeatures]) -> None:
@@ -167,7 +167,7 @@ def test_sizes_that_do_not_pair_are_refused() -> None:
 @pytest.fixture
 def run(tiny_values: dict[str, Any], tmp_path: Path) -> Path:
     values = tiny_values
-    values["model"]["strategy"] = "fusedit"
+    values["model"] |= {"kind": "fusedit", "strategy": None}
     values["text"]["layers"] = LAYERS
     values["data"]["image_size"] = 32
     values["training"]["steps"] = values["training"]["checkpoint_every"] = 4

@@ -6,7 +6,7 @@ import torch
 from tiny import TRANSFORMER_SIZES, normal
 from torch import Tensor
 
-from semantic_routing.fusion import STRATEGIES
+from semantic_routing.fusion import FUSIONS, Moment
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS
 
@@ -43,33 +43,33 @@ def run(model: SemanticRoutingTransformer2DModel, latents: Tensor = LATENTS, **o
 
 
 @pytest.mark.parametrize("conditioning", TIMESTEP_CONDITIONINGS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", FUSIONS)
 def test_cached_equals_uncached_bit_for_bit(strategy: str, conditioning: str) -> None:
     model = randomized(strategy=strategy, timestep_conditioning=conditioning)
-    prepared = model.prepare_text(TEXT, MASK)
+    prepared = model.prepare_text(TEXT, MASK, reused=True)
     for time in (1000.0, 300.0):
         times = torch.full((2,), time)
         expected = run(model, timestep=times)
         with torch.no_grad():
-            cached = model.text_context(prepared, model.fusion_weights(times), cache=True)
-            one_for_all = model.text_context(prepared, model.fusion_weights(times[:1]), cache=True)
+            cached = model.text_context(prepared, times, cache=True)
+            one_for_all = model.text_context(prepared, times[:1], cache=True)
         assert run(model, timestep=times, encoder_hidden_states=None, text_context=cached).equal(expected)
         shared = run(model, timestep=times, encoder_hidden_states=None, text_context=one_for_all)
         torch.testing.assert_close(shared, expected, rtol=1e-4, atol=1e-4)
     # What was computed at one time serves the others exactly where the model says so.
     with torch.no_grad():
-        early = model.text_context(prepared, model.fusion_weights(torch.tensor([1000.0])), cache=True)
+        early = model.text_context(prepared, torch.tensor([1000.0]), cache=True)
     reused = run(model, timestep=times, encoder_hidden_states=None, text_context=early)
-    assert reused.equal(expected) == (not model.text_depends_on_time)
+    assert reused.equal(expected) == ("timestep" not in model.varies_with)
 
 
 def test_a_cached_context_leaves_no_text_work_to_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomized(strategy="depth-wise")
     with torch.no_grad():
-        context = model.text_context(model.prepare_text(TEXT, MASK), model.fusion_weights(TIMES[:1]), cache=True)
+        context = model.text_context(model.prepare_text(TEXT, MASK), TIMES[:1], cache=True)
     calls = []
     for name, module in model.named_modules():
-        if any(part in name for part in ("router", "context_embedder", "cross_attention.to_k", "cross_attention.to_v")):
+        if any(part in name for part in ("fusion", "context_embedder", "cross_attention.to_k", "cross_attention.to_v")):
             module.register_forward_hook(lambda module, args, output, name=name: calls.append(name))
     run(model, encoder_hidden_states=None, text_context=context)
     assert not calls
@@ -77,7 +77,7 @@ def test_a_cached_context_leaves_no_text_work_to_the_step(monkeypatch: pytest.Mo
     assert len(calls) >= 6
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", FUSIONS)
 def test_padding_changes_nothing(strategy: str) -> None:
     model = randomized(strategy=strategy)
     padded = run(model)
@@ -100,7 +100,7 @@ def test_text_reaches_the_image_block_by_block() -> None:
     model = randomized(strategy="depth-wise")
     base = run(model)
     with torch.no_grad():
-        model.router.strategy.logits[1, 0] += 3
+        model.fusion.beta[1, 0] += 3
     assert (run(model) - base).abs().max() > 1e-3
     assert (run(model, encoder_hidden_states=TEXT.flip(0)) - base).abs().max() > 1e-3
 
@@ -113,13 +113,13 @@ def test_every_parameter_learns() -> None:
         assert not dead
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_router_learns_from_its_start(strategy: str) -> None:
+@pytest.mark.parametrize("strategy", FUSIONS)
+def test_the_fusion_learns_from_its_start(strategy: str) -> None:
     model = fresh(strategy=strategy)
     torch.nn.init.normal_(model.proj_out.weight, generator=torch.Generator().manual_seed(0))
     model(LATENTS, TIMES, TEXT, MASK).sample.square().sum().backward()
-    gradients = {name: value.grad.abs().sum() for name, value in model.router.named_parameters()}
-    for name in ("strategy.logits", "strategy.gate.weight_out", "strategy.gate.bias_out"):
+    gradients = {name: value.grad.abs().sum() for name, value in model.fusion.named_parameters()}
+    for name in ("beta", "gate.weight_out", "gate.bias_out"):
         assert name not in gradients or gradients[name] > 0
 
 
@@ -182,7 +182,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(strategy: str) -> None:
         torch.testing.assert_close(checkpointed[name], gradient, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", FUSIONS)
 def test_saving_and_loading(strategy: str, tmp_path: Path) -> None:
     model = randomized(
         strategy=strategy,
@@ -199,16 +199,20 @@ def test_saving_and_loading(strategy: str, tmp_path: Path) -> None:
     assert dict(loaded.config)["prediction"] == "sample"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_bfloat16_weights_leave_the_router_in_float32(strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", FUSIONS)
+def test_bfloat16_weights_leave_the_fusion_in_float32(strategy: str, tmp_path: Path) -> None:
     model = randomized(strategy=strategy)
     model.save_pretrained(tmp_path)
     loaded = SemanticRoutingTransformer2DModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in loaded.router.parameters()} <= {torch.float32}
-    others = {value.dtype for name, value in loaded.named_parameters() if not name.startswith("router")}
+    assert {parameter.dtype for parameter in loaded.fusion.parameters()} <= {torch.float32}
+    others = {value.dtype for name, value in loaded.named_parameters() if not name.startswith("fusion")}
     assert others == {torch.bfloat16}
     assert loaded.dtype == torch.bfloat16
-    assert loaded.router.weights(TIMES).equal(model.router.weights(TIMES))
+    prepared = model.prepare_text(TEXT, MASK)
+    ours, theirs = (
+        transformer.fusion.layer_weights(prepared, Moment(TIMES, normal(2, 24), 0)) for transformer in (model, loaded)
+    )
+    assert ours.equal(theirs)
     output = run(loaded, LATENTS.bfloat16(), encoder_hidden_states=TEXT.bfloat16())
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), run(model), rtol=0.1, atol=0.3)

@@ -75,4 +75,4 @@ def test_offloading_brings_the_transformer_back_before_it_reads_text(pipeline: S
     pipeline.transformer.context_embedder.register_forward_hook(lambda *_: order.append("context"))
     add_hook_to_module(pipeline.transformer, Watch())
     sample(pipeline)
-    assert order[:3] == ["loaded", "loaded", "context"]  # for the fusion weights, then for the text
+    assert order[:3] == ["loaded", "loaded", "context"]  # to prepare the text, then to fuse it

@@ -11,7 +11,7 @@ from tiny import TRANSFORMER_SIZES
 from torch import Tensor
 
 from semantic_routing.flow import guide, velocity
-from semantic_routing.fusion import STRATEGIES
+from semantic_routing.fusion import FUSIONS
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.text import load_language_model, load_tokenizer
@@ -123,7 +123,12 @@ def test_images_with_the_same_text_share_its_making(
     pixels: SemanticRoutingPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare, rows = pixels.transformer.prepare_text, []
-    monkeypatch.setattr(pixels.transformer, "prepare_text", lambda *text: rows.append(len(text[0])) or prepare(*text))
+
+    def counted(states: torch.Tensor, mask: torch.Tensor, reused: bool) -> Any:
+        rows.append(len(states))
+        return prepare(states, mask, reused)
+
+    monkeypatch.setattr(pixels.transformer, "prepare_text", counted)
     sample(pixels, seeds=range(6), num_images_per_prompt=3, guidance_scale=3.0)
     assert rows == [3]  # the empty prompt of all images, and two prompts
 
@@ -168,14 +173,14 @@ def test_without_guidance_nothing_unconditional_is_computed(
     assert sum(plain.encoded) == 2
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", FUSIONS)
 def test_text_that_ignores_time_is_computed_once_a_call(
     make: Callable[..., Any], strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = make(strategy=strategy)
     with Watch(pipeline, monkeypatch) as watch:
         sample(pipeline, num_images_per_prompt=2, seeds=(0, 1, 2, 3))
-    assert watch.contexts == (3 if pipeline.transformer.text_depends_on_time else 1)
+    assert watch.contexts == (3 if "timestep" in pipeline.transformer.varies_with else 1)
     assert sum(watch.encoded) == 3
 
 
@@ -252,7 +257,7 @@ def test_half_precision_keeps_the_router_exact(make: Callable[..., Any], tmp_pat
     loaded = SemanticRoutingPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     loaded.set_progress_bar_config(disable=True)
     assert {parameter.dtype for parameter in loaded.text_encoder.parameters()} == {torch.bfloat16}
-    assert {parameter.dtype for parameter in loaded.transformer.router.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in loaded.transformer.fusion.parameters()} == {torch.float32}
     latents = sample(loaded)
     assert latents.dtype == torch.float32
     assert (latents - expected).abs().mean() < 0.2 * expected.abs().mean()

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import CAPTIONS, WORDS, make_tokenizer
 
-from semantic_routing.config import Config
 from semantic_routing.text import KeyValueEncoder, TextEncoder, load_language_model
 from semantic_routing.text.feature_cache import FeatureCache
 from semantic_routing.training import train
+from semantic_routing.training.config import Config
 
 GIB = 1e-3
 

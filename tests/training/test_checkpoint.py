@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from semantic_routing.config import Config
 from semantic_routing.training import checkpoint as checkpoint_module
 from semantic_routing.training import train
 from semantic_routing.training.checkpoint import find_checkpoint, list_checkpoints
+from semantic_routing.training.config import Config
 
 MakeConfig = Callable[..., Config]
 WHOLE = {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from semantic_routing.config import Config
 from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.training import train
+from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
 
 
@@ -50,8 +50,8 @@ def test_a_named_text_encoder_is_not_copied(checkpoint: Path, tmp_path: Path) ->
 def test_bfloat16_halves_the_weights_and_spares_the_router(checkpoint: Path, tmp_path: Path) -> None:
     out = export_pipeline(checkpoint, tmp_path / "out", dtype="bfloat16")
     saved = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
-    assert {value.dtype for name, value in saved.items() if name.startswith("router.")} == {torch.float32}
-    assert {value.dtype for name, value in saved.items() if not name.startswith("router.")} == {torch.bfloat16}
+    assert {value.dtype for name, value in saved.items() if name.startswith("fusion.")} == {torch.float32}
+    assert {value.dtype for name, value in saved.items() if not name.startswith("fusion.")} == {torch.bfloat16}
 
 
 def test_an_interrupted_export_never_looks_complete(

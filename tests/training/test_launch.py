@@ -11,10 +11,10 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from semantic_routing.config import load_config
 from semantic_routing.io.jsonl import read_lines
-from semantic_routing.models import TRANSFORMERS
+from semantic_routing.models import MODELS
 from semantic_routing.training import train
+from semantic_routing.training.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SHARDED = Path(__file__).parent / "fsdp_on_cpu.py"
@@ -112,5 +112,5 @@ def test_accelerate_reads_its_configs(name: str, kind: str) -> None:
     if kind == "FSDP":
         assert config.fsdp_config["fsdp_version"] == 2
         # The policy without a list of its own wraps what the model calls its blocks.
-        for transformer in set(TRANSFORMERS.values()):
+        for transformer in set(MODELS.values()):
             assert transformer._no_split_modules == transformer._repeated_blocks

@@ -6,23 +6,44 @@ import torch
 from tiny import TRANSFORMER_SIZES, normal
 from torch import nn
 
-from semantic_routing.config import OptimizerConfig
 from semantic_routing.models import SemanticRoutingTransformer2DModel
-from semantic_routing.training.optimizer import Together, build_optimizer, takes_muon
+from semantic_routing.training.config import OptimizerConfig
+from semantic_routing.training.optimizer import CombinedOptimizer, build_optimizer, takes_muon
 
 
 def test_muon_takes_the_matrices_of_attention_and_mlp_alone() -> None:
     model = SemanticRoutingTransformer2DModel("joint", timestep_conditioning="adaln-zero", **TRANSFORMER_SIZES)
     config = OptimizerConfig(learning_rate=1e-3, muon_learning_rate=2e-3)
-    muon, adamw = build_optimizer(config, model).param_groups
+    adamw, fusion, muon = build_optimizer(config, model).param_groups
     names = {parameter: name for name, parameter in model.named_parameters()}
     taken = {names[parameter] for parameter in muon["params"]}
     projections = ("to_q", "to_k", "to_v", "to_out")
     wanted = {f"self_attention.{name}" for name in projections} | {f"cross_attention.{name}" for name in projections}
     wanted |= {f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")}
     assert taken == {f"blocks.{block}.{name}.weight" for block in range(2) for name in wanted}
-    assert {names[parameter] for parameter in adamw["params"]} == set(names.values()) - taken
-    assert (muon["lr"], adamw["lr"]) == (2e-3, 1e-3)
+    routed = {name for name in names.values() if name.startswith("fusion.")}
+    assert {names[parameter] for parameter in adamw["params"]} == set(names.values()) - taken - routed
+    assert {names[parameter] for parameter in fusion["params"]} == routed != set()
+    assert (muon["lr"], adamw["lr"], fusion["lr"]) == (2e-3, 1e-3, 1e-3)
+
+
+def test_the_fusion_has_a_rate_of_its_own_and_does_not_decay() -> None:
+    model = SemanticRoutingTransformer2DModel("depth-wise", **TRANSFORMER_SIZES)
+    config = OptimizerConfig(learning_rate=1e-3, fusion_learning_rate=0.5, weight_decay=0.1)
+    optimizer = build_optimizer(config, model)
+    with torch.no_grad():
+        model.fusion.beta.fill_(1.0)
+    weight = model.proj_out.bias
+    with torch.no_grad():
+        weight.fill_(1.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert model.fusion.beta.eq(1.0).all()
+    assert weight.allclose(torch.tensor(1 - 1e-3 * 0.1))
+    model.fusion.beta.grad = torch.ones_like(model.fusion.beta)
+    optimizer.step()
+    assert (1.0 - model.fusion.beta).min() > 0.2
 
 
 def test_together_they_step_as_each_alone() -> None:
@@ -32,7 +53,7 @@ def test_together_they_step_as_each_alone() -> None:
     def parts(of: nn.Linear) -> list[torch.optim.Optimizer]:
         return [torch.optim.Muon([of.weight], lr=0.1), torch.optim.AdamW([of.bias], lr=0.2)]
 
-    optimizers: list[list[torch.optim.Optimizer]] = [[Together(parts(module))], parts(twin)]
+    optimizers: list[list[torch.optim.Optimizer]] = [[CombinedOptimizer(parts(module))], parts(twin)]
     for step in range(3):
         for of, steppers in zip((module, twin), optimizers, strict=True):
             of(normal(5, 6) + step).square().sum().backward()
@@ -47,7 +68,7 @@ def test_together_they_step_as_each_alone() -> None:
 
 def test_a_schedule_moves_both_rates() -> None:
     module = nn.Linear(6, 4)
-    optimizer = Together([torch.optim.Muon([module.weight], lr=0.1), torch.optim.AdamW([module.bias], lr=0.2)])
+    optimizer = CombinedOptimizer([torch.optim.Muon([module.weight], lr=0.1), torch.optim.AdamW([module.bias], lr=0.2)])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     module(normal(5, 6)).sum().backward()
     optimizer.step()

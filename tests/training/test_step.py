@@ -7,9 +7,9 @@ import torch
 from tiny import TEXT_CHANNELS, make_tokenizer
 from torch import Tensor
 
-from semantic_routing.config import FlowConfig
 from semantic_routing.data import Batch
 from semantic_routing.flow import flow_matching_loss, interpolate, loss_weight, sample_timesteps
+from semantic_routing.flow_config import FlowConfig
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.latents import LatentCodec
 from semantic_routing.text import TextEncoder, load_language_model

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from semantic_routing.config import Config
 from semantic_routing.training import NonFiniteLossError, checkpoint, train
+from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
 from semantic_routing.training.trainer import Trainer
 

@@ -12,8 +12,8 @@ def command(
     strategies: Annotated[
         str | None,
         typer.Option(
-            help="Names joined by commas, the baseline first; a config file stands for itself. Default: all that weigh "
-            "layers."
+            help="Names joined by commas, the baseline first; a config file stands for itself. Default: the paper's "
+            "six and the config's own."
         ),
     ] = None,
     primary: Annotated[
@@ -22,7 +22,7 @@ def command(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="Folder; a second run goes on from what is there.")] = Path("runs/ablation"),
-    images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
+    images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
     prompts_per_half: Annotated[int, typer.Option(min=1, max=20, help="Of each skill; 20 is all.")] = 20,
     skills: Annotated[str, typer.Option(help="Of the scenes benchmark, joined by commas; default: all.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Euler steps of sampling.")] = 30,
@@ -31,7 +31,7 @@ def command(
     jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one a device.")] = None,
 ) -> None:
     """Train, sample and score every strategy with every seed on scenes, and write the paper's tables as one page."""
-    from ..experiments.ablation import AblationOptions, make_trials, paper_strategies, primary_of, run_ablation
+    from ..experiments.ablation import AblationOptions, default_strategies, make_trials, primary_of, run_ablation
     from ..experiments.ablation_page import write_ablation
 
     try:
@@ -42,7 +42,9 @@ def command(
         images_per_prompt, prompts_per_half, steps, guidance, batch_size, tuple(_names(skills)), primary
     )
     options.benchmark()  # refuses an unknown skill before any work
-    trials = make_trials(config, overrides or [], _names(strategies or "") or paper_strategies(), numbers, out)
+    trials = make_trials(
+        config, overrides or [], _names(strategies or "") or default_strategies(config, overrides or []), numbers, out
+    )
     primary_of(list(dict.fromkeys(trial.label for trial in trials)), options)
     run_ablation(trials, options, jobs)
     typer.echo(f"Open {write_ablation(trials, options, out).resolve().as_uri()}")

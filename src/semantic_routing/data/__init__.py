@@ -2,13 +2,24 @@
 
 from .broken import BrokenExamples
 from .latents import LatentsSource
-from .sources import BrokenExampleError, FolderSource, HuggingFaceSource, ScenesSource, Source, SourceConfig
+from .sources import (
+    SOURCES,
+    BrokenExampleError,
+    Example,
+    FolderSource,
+    HuggingFaceSource,
+    ScenesSource,
+    Source,
+    SourceConfig,
+)
 from .stream import Batch, ExampleStream, collate
 
 __all__ = [
+    "SOURCES",
     "Batch",
     "BrokenExampleError",
     "BrokenExamples",
+    "Example",
     "ExampleStream",
     "FolderSource",
     "HuggingFaceSource",

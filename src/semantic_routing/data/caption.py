@@ -67,7 +67,7 @@ def caption_images(source: FolderSource, out: Path, client: ChatClient, options:
     """
     if out.resolve() == source.path.resolve():
         raise ValueError(f"The output {out} is the data itself; name another file.")
-    images = source.open()
+    images = source.images()
     rows = _rows_by_image(images)
     done = _done(out, images, rows)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..io.files import whole_file
-from .sources import BrokenExampleError, Example, Source, SourceConfig
+from .sources import SOURCES, BrokenExampleError, Example, Source, SourceConfig
 
 MANIFEST = "manifest.json"
 
@@ -83,10 +83,11 @@ class Shard:
         self.records: list[Record] = json.loads(self.file.metadata()["records"])
 
 
+@SOURCES.register("latents")
 class LatentsSource(SourceConfig):
     """Latents that `sroute precompute` wrote, with their captions."""
 
-    source: Literal["latents"] = "latents"
+    source: Literal["latents"] = Field("latents", description="latents, computed ahead")
     path: Path = Field(description="folder that sroute precompute wrote")
 
     def open(self, image_size: int, seed: int) -> Source:

@@ -8,17 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from PIL import Image
 
+from ..io.files import JsonObject
 from ..io.images import UnreadableImageError, read_image
 from ..io.registry import Registry
 from .image_files import ImageFiles
 from .result import Measure, Tally
 from .sampler import Sampler
 
-Json = dict[str, Any]
+Json = JsonObject
 """An object of JSON."""
 Scores = Mapping[str, float] | None
 """An image's scores by part; "" is the score of a benchmark with one part. None: the judge's answer decides nothing."""

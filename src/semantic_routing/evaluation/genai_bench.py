@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from typer import Option
 
-from ..io.files import read_json, sha256
+from ..io.files import JsonObject, read_json, sha256
 from .benchmark import BENCHMARKS, Json, Judged, Scores, value_key
 from .image_files import FlatFolder
 from .judges import Answer, Form, JudgeOptions, yes_scores
@@ -146,7 +146,7 @@ def _read_skills(path: Path, prompts: dict[int, str]) -> dict[str, list[int]]:
     return skills
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> JsonObject:
     record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds a {type(record).__name__}, not an object.")

@@ -5,9 +5,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..io.files import read_json, write_text
+from ..io.files import JsonObject, read_json, write_text
 
 _DIGITS = re.compile(r"[0-9]+")
 _FLAT = re.compile(r"([0-9]+)(?:_sample_([0-9]+))?\.(?:png|jpg|jpeg|webp)")
@@ -77,7 +77,7 @@ class NumberedFolders(ImageFiles):
         records: each prompt's record, with the prompt itself under "prompt".
     """
 
-    def __init__(self, records: Mapping[int, dict[str, Any]]) -> None:
+    def __init__(self, records: Mapping[int, JsonObject]) -> None:
         self.records = records
 
     def name(self, place: Place) -> str:

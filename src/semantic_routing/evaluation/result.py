@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ..io.files import read_json, write_json, write_text
+from ..io.files import JsonObject, read_json, write_json, write_text
 from ..io.versions import versions
 from ..reporting import intervals
 from ..reporting.intervals import Estimate
@@ -92,7 +91,7 @@ class Result:
     benchmark: str
     complete: bool
     remark: str
-    settings: dict[str, Any]
+    settings: JsonObject
     unit: str
     measures: list[Measure]
     values: dict[str, float]
@@ -145,7 +144,7 @@ def summarize(
     benchmark: str,
     tally: Tally,
     measures: Sequence[Measure],
-    settings: dict[str, Any],
+    settings: JsonObject,
     unit: str,
     bounds: tuple[float, float] = (0.0, 1.0),
     partial: bool = False,

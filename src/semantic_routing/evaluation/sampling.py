@@ -10,17 +10,17 @@ share the batches: an image is always made beside the same others, so that not e
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 
-from ..fusion.timestep_map import TimestepMap
-from ..io.files import read_json, write_json
+from ..fusion.timestep_map import paper_shift
+from ..io.files import JsonObject, read_json, write_json
 from ..io.images import save_image
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
@@ -29,7 +29,7 @@ from .sampler import Job, Sampler, image_seed
 RECORD = "sampling.json"
 
 
-def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str, Any]:
+def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObject:
     """Makes the images that are not there yet, and returns how all of them were made.
 
     Every process of an `accelerate launch` makes its share of the batches.
@@ -46,12 +46,14 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str,
     batches = [jobs[start : start + sampler.batch_size] for start in range(0, len(jobs), sampler.batch_size)]
     pending = [batch for batch in batches if not all(job.path.is_file() for job in batch)]
     record = read_sampling(out)
-    _check_same(record, sampler.settings(), out)
+    asked = {key: value for key, value in sampler.settings().items() if value is not None}
+    _check_same(record, asked, out)
     state.wait_for_everyone()
     if not pending:
         return record
     pipeline = load_pipeline(sampler.pipeline, sampler.dtype, _device(sampler, state))
     pipeline.set_progress_bar_config(disable=True)
+    sampler = with_defaults(sampler, pipeline)
     scheduler = json.loads(json.dumps(dict(pipeline.scheduler.config)))
     made = {**sampler.settings(), "weights": weights_hash(pipeline), "scheduler": scheduler}
     _check_same(record, made, out)
@@ -64,7 +66,14 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str,
     return made
 
 
-def read_sampling(out: Path) -> dict[str, Any]:
+def with_defaults(sampler: Sampler, pipeline: SemanticRoutingPipeline) -> Sampler:
+    """The sampler with the pipeline's own steps and guidance scale where it names none."""
+    own = {"steps": "default_num_inference_steps", "guidance": "default_guidance_scale"}
+    missing = {name: pipeline.config[key] for name, key in own.items() if getattr(sampler, name) is None}
+    return replace(sampler, **missing)
+
+
+def read_sampling(out: Path) -> JsonObject:
     """What `sampling.json` says; nothing where there is none."""
     return read_json(out / RECORD) if (out / RECORD).is_file() else {}
 
@@ -82,7 +91,7 @@ def _device(sampler: Sampler, state: PartialState) -> str | None:
     return str(state.device) if state.num_processes > 1 and sampler.device is None else sampler.device
 
 
-def _check_same(record: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+def _check_same(record: JsonObject, wanted: JsonObject, out: Path) -> None:
     for key, value in wanted.items():
         # The pipeline's name may change, say with the working directory; its weights may not.
         if record and key != "pipeline" and record.get(key) != value:
@@ -101,7 +110,7 @@ def _make(pipeline: SemanticRoutingPipeline, sampler: Sampler, batch: Sequence[J
         width=sampler.size,
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance,
-        timestep_map=TimestepMap(sampler.timestep_map) if sampler.timestep_map else None,
+        timestep_map=paper_shift(sampler.gate_shift) if sampler.gate_shift else None,
         generator=[torch.Generator().manual_seed(image_seed(sampler, job)) for job in batch],
         return_dict=False,
     )[0]

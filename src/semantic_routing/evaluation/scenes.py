@@ -8,13 +8,13 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
 from typer import Option
 
-from ..io.files import sha256
+from ..io.files import JsonObject, sha256
 from ..scenes import SKILLS, Claim, detect, held_out_prompts, sample_scene
 from .benchmark import BENCHMARKS, OK, DetectorBenchmark, Json, Judged, Scores, value_key
 from .image_files import NumberedFolders
@@ -47,7 +47,7 @@ class ScenePrompt:
     prompt: str
     claims: tuple[Claim, ...]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """As written beside the images."""
         claims = [claim.to_dict() for claim in self.claims]
         return {"tag": self.skill, "split": self.split, "prompt": self.prompt, "claims": claims}
@@ -60,7 +60,7 @@ def scene_prompts() -> tuple[ScenePrompt, ...]:
     for skill in SKILLS:
         trained: dict[str, tuple[Claim, ...]] = {}
         for index in range(100 * PROMPTS_PER_HALF):
-            sample = sample_scene(_SEED, index, "train", [skill])
+            sample = sample_scene(_SEED, index, "unseen", [skill])
             trained.setdefault(sample.caption, sample.claims)
             if len(trained) == PROMPTS_PER_HALF:
                 break

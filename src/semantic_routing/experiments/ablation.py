@@ -20,21 +20,22 @@ from typing import Any
 
 import torch
 
-from ..config import Config, load_config
 from ..evaluation import Scenes
 from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
-from ..fusion import STRATEGIES
-from ..fusion.timestep_map import paper_shift
-from ..models import TRANSFORMERS
+from ..fusion import FUSIONS, PAPER_STRATEGIES
+from ..models import MODELS
 from ..training import train
 from ..training.build import resolve_sizes
 from ..training.checkpoint import checkpoint_step, list_checkpoints
+from ..training.config import Config, load_config
 from ..training.export import export_pipeline
 
 logger = logging.getLogger(__name__)
 
+GATE_SHIFT = 0.01
+"""Amplitude of the shift of the gate's time: the paper's (eq. 11)."""
 SHARED = ("data", "flow", "optimizer", "text", "vae")
 """Sections that strategies should have in common to be comparable."""
 
@@ -92,9 +93,10 @@ def primary_of(labels: Sequence[str], options: AblationOptions) -> str:
     return options.primary or ("depth-wise" if "depth-wise" in labels[1:] else labels[-1])
 
 
-def paper_strategies() -> list[str]:
-    """All registered strategies that weigh layers, the paper's and users', in the order of registration."""
-    return list(STRATEGIES)
+def default_strategies(config: str, overrides: Sequence[str] = ()) -> list[str]:
+    """The paper's six, and the config's own where it is another."""
+    own = load_config(config, overrides).model.strategy
+    return list(dict.fromkeys([*PAPER_STRATEGIES, *([own] if own else [])]))
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,8 @@ class Trial:
     @property
     def depends_on_time(self) -> bool:
         """Whether the strategy has a gate that sees the time."""
-        strategy = STRATEGIES.get(self.config.model.strategy)
-        return strategy is not None and strategy.depends_on_time
+        strategy = FUSIONS.get(self.config.model.strategy or "")
+        return strategy is not None and "timestep" in strategy.varies_with
 
 
 def make_trials(
@@ -142,12 +144,14 @@ def make_trials(
         raise ValueError("An ablation needs at least one strategy and one seed.")
     trials = []
     for name in strategies:
-        label = name if name in TRANSFORMERS else Path(name).stem
-        changes = [f"model.strategy={name}"] if name in TRANSFORMERS else []
+        known = {strategy: [f"model.strategy={strategy}"] for strategy in FUSIONS}
+        known |= {kind: [f"model.kind={kind}", "model.strategy=null"] for kind in MODELS if kind != "routed"}
+        label = name if name in known else Path(name).stem
+        changes = known.get(name, [])
         for seed in seeds:
             folder = out / label / f"seed-{seed}"
             place = [f"training.output={folder / 'run'}", f"training.seed={seed}"]
-            source = config if name in TRANSFORMERS else name
+            source = config if name in known else name
             trials.append(Trial(label, seed, folder, load_config(source, [*overrides, *changes, *place])))
         resolve_sizes(trials[-1].config)
     places = [trial.folder for trial in trials]
@@ -170,7 +174,7 @@ def _warn_of_differences(trials: Sequence[Trial]) -> None:
     first = trials[0].config
     for trial in trials:
         unlike = [name for name in SHARED if getattr(trial.config, name) != getattr(first, name)]
-        own, theirs = (config.model.model_dump(exclude={"strategy"}) for config in (trial.config, first))
+        own, theirs = (config.model.model_dump(exclude={"kind", "strategy"}) for config in (trial.config, first))
         unlike += [f"model.{key}" for key in own if own[key] != theirs[key]]
         budget = ("steps", "batch_size", "ema_decay")
         unlike += [key for key in budget if getattr(trial.config.training, key) != getattr(first.training, key)]
@@ -220,7 +224,7 @@ def run_trial(trial: Trial, options: AblationOptions) -> None:
     benchmark, sampler = options.benchmark(), options.sampler(trial.pipeline)
     _evaluate(benchmark, sampler, trial.folder / "scenes")
     if trial.depends_on_time:
-        shifted = replace(sampler, timestep_map=paper_shift().points)
+        shifted = replace(sampler, gate_shift=GATE_SHIFT)
         _evaluate(benchmark, shifted, trial.folder / "shifted")
 
 

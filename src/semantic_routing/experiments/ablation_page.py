@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from ..evaluation.image_files import Place
 from ..evaluation.result import OVERALL, Measure, Result, read_result
 from ..evaluation.runner import IMAGES
 from ..evaluation.scenes import CHOSEN, GENEVAL_SKILLS
-from ..io.files import write_json, write_text
+from ..io.files import JsonObject, write_json, write_text
 from ..io.jsonl import read_lines
 from ..models.flops import Sampling, count_parameters, count_sampling
 from ..reporting import intervals
@@ -235,7 +234,7 @@ def _last_losses(by_label: Mapping[str, Sequence[Trial]]) -> dict[str, NDArray[n
     return {label: np.array([[run[step] for step in last] for run in own]) for label, own in runs.items()}
 
 
-def _metrics(trial: Trial) -> list[dict[str, Any]]:
+def _metrics(trial: Trial) -> list[JsonObject]:
     return read_lines(trial.run / "metrics.jsonl")
 
 

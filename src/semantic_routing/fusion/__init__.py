@@ -1,6 +1,6 @@
 """Semantic routing itself: which language-model layers does each block, at each time, listen to? (paper, section 3)
 
-This folder depends on torch alone, and is what somebody with a diffusion model of their own needs:
+This folder depends on torch and jaxtyping alone, and is what somebody with a diffusion model of their own needs:
 
 >>> import torch
 >>> from semantic_routing.fusion import SemanticRouter
@@ -11,12 +11,25 @@ This folder depends on torch alone, and is what somebody with a diffusion model 
 >>> context = router(text, timestep)  # one for each block of your model to cross-attend to
 >>> context.shape
 torch.Size([4, 2, 10, 384])
->>> router.weights(timestep)[0, 0].detach()  # every strategy starts as the mean over layers
+>>> router.layer_weights(timestep)[0, 0, 0].detach()  # every routed strategy starts as the mean over layers
 tensor([0.1667, 0.1667, 0.1667, 0.1667, 0.1667, 0.1667])
+
+A fusion of your own is a subclass of `TextFusion`, or of `RoutedFusion` if it mixes layers by a softmax, registered by
+`@FUSIONS.register("its-name")`.
 """
 
-from .gate import Gate
-from .router import PreparedText, SemanticRouter
-from .strategies import STRATEGIES, FusionStrategy
+from .contract import FUSIONS, FusionSizes, Moment, Prepared, TextFusion, check_fusion
+from .routed import PAPER_STRATEGIES, RoutedFusion
+from .router import SemanticRouter
 
-__all__ = ["STRATEGIES", "FusionStrategy", "Gate", "PreparedText", "SemanticRouter"]
+__all__ = [
+    "FUSIONS",
+    "PAPER_STRATEGIES",
+    "FusionSizes",
+    "Moment",
+    "Prepared",
+    "RoutedFusion",
+    "SemanticRouter",
+    "TextFusion",
+    "check_fusion",
+]

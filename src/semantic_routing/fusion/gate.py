@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-TIME_CHANNELS = 128
-HIDDEN_CHANNELS = 4 * TIME_CHANNELS
+TIME_CHANNELS = 128  # D_t of the paper; the hidden layer is four times as wide
 
 
 def sinusoidal_embedding(position: Float[Tensor, " batch"], channels: int) -> Float[Tensor, "batch channels"]:
@@ -30,13 +29,16 @@ class Gate(nn.Module):
     Args:
         num_layers: language-model layers, the length of each logit vector.
         num_gates: 1 for a gate that all blocks share, or one a block.
+        time_channels: width of φ.
     """
 
-    def __init__(self, num_layers: int, num_gates: int = 1) -> None:
+    def __init__(self, num_layers: int, num_gates: int = 1, time_channels: int = TIME_CHANNELS) -> None:
         super().__init__()
-        self.weight_in = nn.Parameter(torch.empty(num_gates, HIDDEN_CHANNELS, TIME_CHANNELS))
-        self.bias_in = nn.Parameter(torch.empty(num_gates, HIDDEN_CHANNELS))
-        self.weight_out = nn.Parameter(torch.empty(num_gates, num_layers, HIDDEN_CHANNELS))
+        hidden_channels = 4 * time_channels
+        self.time_channels = time_channels
+        self.weight_in = nn.Parameter(torch.empty(num_gates, hidden_channels, time_channels))
+        self.bias_in = nn.Parameter(torch.empty(num_gates, hidden_channels))
+        self.weight_out = nn.Parameter(torch.empty(num_gates, num_layers, hidden_channels))
         self.bias_out = nn.Parameter(torch.empty(num_gates, num_layers))
         self.reset_parameters()
 
@@ -51,7 +53,7 @@ class Gate(nn.Module):
         """Logits at noise level `sigma` in [0, 1], where 1 is noise (the reference's gate input)."""
         # float32 whatever the model's precision: in bfloat16 neighboring times would fall on one embedding.
         with torch.autocast(sigma.device.type, enabled=False):
-            embedding = sinusoidal_embedding(sigma, TIME_CHANNELS)
+            embedding = sinusoidal_embedding(sigma, self.time_channels)
             hidden = torch.einsum("ght,bt->gbh", self.weight_in.float(), embedding) + self.bias_in.float()[:, None]
             return (
                 torch.einsum("glh,gbh->gbl", self.weight_out.float(), F.silu(hidden)) + self.bias_out.float()[:, None]

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from ..io.files import whole_folder
-from ..models import TRANSFORMERS
+from ..io.files import JsonObject, whole_folder
+from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 from ..pipelines import SemanticRoutingPipeline
 from ..text import load_language_model, load_tokenizer
 from ..text.loading import resolve_model, silent
@@ -111,7 +111,7 @@ def convert_to_reference(source: Path, out: Path, transformer_only: bool = False
     transformer = _empty(folder)
     tensors = to_reference(read_weights(find_raw_weights(folder)), transformer)
     text = None if pipeline is None else _text_of(pipeline)
-    if not hasattr(transformer, "router") and not transformer_only:
+    if isinstance(transformer, FuseDiTTransformer2DModel) and not transformer_only:
         if pipeline is None:
             raise ValueError(
                 f"{source} holds the image side alone; a whole FuseDiT needs its pipeline. "
@@ -159,11 +159,11 @@ def _scheduler(pipeline: Path | None, shift: float | None) -> Any:
 
 def _assemble(
     checkpoint: Checkpoint,
-    transformer: Any,
+    transformer: DiffusionTransformer2DModel,
     language_model: dict[str, Tensor],
     scheduler: Any,
     parts: Parts,
-    options: dict[str, Any],
+    options: JsonObject,
 ) -> SemanticRoutingPipeline:
     folder = checkpoint.pipeline
     vae = _part(parts.vae, folder, "vae", "the autoencoder", "--vae")
@@ -203,7 +203,7 @@ def _load_text_encoder(name: str) -> Any:
     return load_language_model(name, AutoConfig.from_pretrained(name).get_text_config().dtype or torch.float32)
 
 
-def _load_language_model(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _load_language_model(config: JsonObject, tensors: dict[str, Tensor]) -> Any:
     """FuseDiT's language model from the checkpoint's own tensors."""
     if "model_type" not in config:
         raise ValueError(
@@ -232,10 +232,12 @@ def _empty(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is neither a pipeline nor a transformer: it has no config.json.")
     config = read_json(folder / "config.json")
-    if config.get("strategy") not in TRANSFORMERS:
-        raise ValueError(f"{folder} holds no transformer of ours: its strategy is {config.get('strategy')!r}.")
+    classes = {model.__name__: model for model in MODELS.values()}
+    name = config.get("_class_name")
+    if name not in classes:
+        raise ValueError(f"{folder} holds no transformer of ours: its class is {name!r}.")
     with torch.device("meta"):
-        return TRANSFORMERS[config["strategy"]](**{key: value for key, value in config.items() if key[0] != "_"})
+        return classes[name].from_config(config)
 
 
 def _text_of(pipeline: Path) -> Any:
@@ -245,14 +247,14 @@ def _text_of(pipeline: Path) -> Any:
     return AutoConfig.from_pretrained(name).get_text_config()
 
 
-def _layers_of(pipeline: Path, transformer: Any, text: Any) -> list[int]:
+def _layers_of(pipeline: Path, transformer: DiffusionTransformer2DModel, text: Any) -> list[int]:
     layers = read_json(pipeline / "model_index.json")["text_layers"]
     return list(transformer.prompt_encoder_class.resolve(layers, text))
 
 
-def _plain(text: Any) -> dict[str, Any]:
+def _plain(text: Any) -> JsonObject:
     """A configuration as JSON, with the rotary base also where the reference's version of the library looks for it."""
-    values: dict[str, Any] = json.loads(text.to_json_string(use_diff=False))
+    values: JsonObject = json.loads(text.to_json_string(use_diff=False))
     base = (values.get("rope_parameters") or {}).get("rope_theta")
     return values if base is None else {**values, "rope_theta": base}
 

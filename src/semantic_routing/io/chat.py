@@ -20,7 +20,9 @@ import httpx2
 import openai
 from PIL import Image
 
-Messages = list[dict[str, Any]]
+from .files import JsonObject
+
+Messages = list[JsonObject]
 Result = TypeVar("Result")
 
 MAX_REPLY_BYTES = 16 * 2**20
@@ -45,7 +47,7 @@ class Reply(NamedTuple):
     """What came back for a request: the endpoint's JSON, or why there is none."""
 
     key: Hashable
-    body: dict[str, Any] | None = None
+    body: JsonObject | None = None
     error: EndpointError | None = None
 
     def text(self) -> str:
@@ -143,7 +145,7 @@ class ChatClient:
             await self._client.close()
             del self._client
 
-    def complete(self, messages: Messages, **options: Any) -> dict[str, Any]:
+    def complete(self, messages: Messages, **options: Any) -> JsonObject:
         """One request, repeated after growing pauses while its failure may pass; returns the reply's JSON.
 
         Args:
@@ -183,7 +185,7 @@ class ChatClient:
         except EndpointError as error:
             return Reply(request.key, error=error)
 
-    async def _complete(self, messages: Messages, options: Mapping[str, Any]) -> dict[str, Any]:
+    async def _complete(self, messages: Messages, options: Mapping[str, Any]) -> JsonObject:
         payload = {"model": self.model, "messages": messages, **options}
         headers = {} if self.api_key else {"Authorization": openai.omit}
         try:
@@ -231,7 +233,7 @@ class _LimitedClient(httpx2.AsyncClient):
         return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
 
 
-def user_message(text: str, *images: Image.Image, image_format: str = "PNG") -> dict[str, Any]:
+def user_message(text: str, *images: Image.Image, image_format: str = "PNG") -> JsonObject:
     """A user's message of images, then text; images travel inside it."""
     parts: Messages = [{"type": "image_url", "image_url": {"url": image_url(image, image_format)}} for image in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
@@ -244,7 +246,7 @@ def image_url(image: Image.Image, image_format: str = "PNG", **options: Any) -> 
     return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def reply_text(body: dict[str, Any]) -> str:
+def reply_text(body: JsonObject) -> str:
     """The text of a reply's first choice.
 
     Raises:
@@ -267,7 +269,7 @@ def _is_address(url: str) -> bool:
     return address.scheme in ("http", "https") and bool(address.host)
 
 
-def _parse(response: httpx2.Response) -> dict[str, Any]:
+def _parse(response: httpx2.Response) -> JsonObject:
     """The reply's JSON object, every text of which can be written to a file.
 
     Raises:

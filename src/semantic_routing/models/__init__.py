@@ -1,17 +1,16 @@
-"""The diffusion transformers, as `diffusers` models, by the strategy with which text reaches their blocks."""
+"""The diffusion transformers, as `diffusers` models, by kind: how text reaches their blocks."""
 
-from ..fusion import STRATEGIES
+from ..io.registry import Registry
 from .backbone import DiffusionTransformer2DModel, TextContext
 from .fusedit import FuseDiTTransformer2DModel
 from .transformer import SemanticRoutingTransformer2DModel
 
-TRANSFORMERS: dict[str, type[DiffusionTransformer2DModel]] = {
-    **dict.fromkeys(STRATEGIES, SemanticRoutingTransformer2DModel),
-    "fusedit": FuseDiTTransformer2DModel,
-}
+MODELS: Registry[type[DiffusionTransformer2DModel]] = Registry("model kind")
+MODELS.register("routed")(SemanticRoutingTransformer2DModel)
+MODELS.register("fusedit")(FuseDiTTransformer2DModel)
 
 __all__ = [
-    "TRANSFORMERS",
+    "MODELS",
     "DiffusionTransformer2DModel",
     "FuseDiTTransformer2DModel",
     "SemanticRoutingTransformer2DModel",

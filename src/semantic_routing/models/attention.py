@@ -151,4 +151,7 @@ class CrossAttention(Attention):
 
     def text_key_value(self, context: Float[Tensor, "real_tokens source_channels"], tokens: TextTokens) -> KeyValue:
         """Keys and values of real tokens, padded for attention."""
-        return KeyValue(*(tokens.pad(packed[0]) for packed in self.key_value(context[None])))
+        key, value = (tokens.pad(packed[0]) for packed in self.key_value(context[None]))
+        if tokens.blank is not None:  # equal scores, so that attention is even
+            key = key.masked_fill(tokens.blank[:, None, None, None], 0)
+        return KeyValue(key, value)

@@ -1,6 +1,6 @@
 """What the diffusion transformers have in common: everything but where text enters."""
 
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -12,13 +12,13 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..text import TextEncoder
 from .attention import KeyValue, RMSNorm
 from .rotary import rotary_2d
-from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation
+from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation, TimeSignal
 from .tokens import TextTokens
 
 POSITION_TABLE_SIZE = 64
@@ -31,12 +31,29 @@ class TextContext(NamedTuple):
     blocks: list[Tensor] | list[KeyValue]
     tokens: TextTokens
 
+    def of_block(self, number: int, state: Tensor | None) -> Tensor | KeyValue:
+        """What block `number` reads."""
+        return self.blocks[number]
+
     def rows(self, index: Int[Tensor, " rows"]) -> "TextContext":
         """Of the prompts at `index`, from keys and values: so that images with the same text share its making."""
         mask = self.tokens.mask
         blocks = [KeyValue(key.index_select(0, index), value.index_select(0, index)) for key, value in self.blocks]
         tokens = TextTokens.of(None if mask is None else mask[index, 0, 0], len(index), self.tokens.length)
         return TextContext(blocks, tokens)
+
+
+@runtime_checkable
+class ContextOfState(Protocol):
+    """Text whose context depends on the image: each block's is made when the block is reached."""
+
+    tokens: TextTokens
+
+    def of_block(self, number: int, state: Tensor | None) -> Tensor | KeyValue:
+        """What block `number` reads, its image tokens having the mean `state`."""
+
+    def rows(self, index: Int[Tensor, " rows"]) -> "ContextOfState":
+        """Of the prompts at `index`, which may repeat."""
 
 
 class DiffusionTransformer2DModel(
@@ -49,20 +66,20 @@ class DiffusionTransformer2DModel(
     """Patches in, blocks that read text, patches out.
 
     A subclass registers its configuration, calls the three `_add_` methods around making its blocks, and says how
-    blocks get their text by `text_depends_on_time`, `prepare_text` and `text_context`.
+    blocks get their text by `varies_with`, `prepare_text` and `text_context`.
     """
 
     _supports_gradient_checkpointing = True
     _keep_in_fp32_modules: ClassVar[list[str]] = []
-    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embed", "norm", "router"]
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embed", "norm", "fusion"]
 
     # Makes of prompts what `prepare_text` takes.
     prompt_encoder_class: ClassVar[type[TextEncoder]] = TextEncoder
-    # Modules that initialize themselves, after the linear layers have been.
-    _self_initialized: ClassVar[tuple[type[nn.Module], ...]] = (Addition, LinearModulation, TableModulation)
 
     @classmethod
-    def layers_read(cls, strategy: str, layers: list[int]) -> list[int]:
+    def layers_read(
+        cls, layers: list[int], num_blocks: int, strategy: str | None, fusion_options: dict[str, Any] | None = None
+    ) -> list[int]:
         """Which of the language model's chosen layers can reach a block: the others need not be delivered."""
         return layers
 
@@ -79,7 +96,7 @@ class DiffusionTransformer2DModel(
             # The reference's table is cropped, so that places of a few patches all but coincide; ours is not.
             pos_embed_max_size=POSITION_TABLE_SIZE if config.position_embedding == "sincos" else None,
         )
-        self.time_embedder = TIMESTEP_CONDITIONINGS[config.timestep_conditioning](config.hidden_size)
+        self.time_embedder = TIMESTEP_CONDITIONINGS.find(config.timestep_conditioning)(config.hidden_size)
 
     def _block_options(self) -> dict[str, Any]:
         """What blocks of all kinds are made with."""
@@ -102,9 +119,9 @@ class DiffusionTransformer2DModel(
         self.modulation_out = self.time_embedder.modulation(config.hidden_size, OUTPUT_PARTS)
         self.proj_out = nn.Linear(config.hidden_size, config.patch_size**2 * config.in_channels)
         self.gradient_checkpointing = False
-        self.reset_parameters()
+        self._reset_backbone()
 
-    def reset_parameters(self) -> None:
+    def _reset_backbone(self) -> None:
         """Xavier-uniform linear layers, then what differs: small embedders, zero modulations, zero output."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -115,30 +132,30 @@ class DiffusionTransformer2DModel(
         nn.init.xavier_uniform_(patches.weight.view(patches.out_channels, -1))
         nn.init.zeros_(patches.bias)
         for module in self.modules():
-            if isinstance(module, self._self_initialized):
-                cast(Addition, module).reset_parameters()
+            if isinstance(module, Addition | LinearModulation | TableModulation):
+                module.reset_parameters()
         nn.init.zeros_(self.proj_out.weight)
 
     @property
-    def text_depends_on_time(self) -> bool:
-        """Whether `text_context` must be computed anew in each sampling step."""
+    def varies_with(self) -> frozenset[str]:
+        """What blocks' text varies with: some of "block", "token", "timestep" and "state".
+
+        With neither timestep nor state, `text_context` is made once a prompt.
+        """
         raise NotImplementedError
 
     def prepare_text(
         self,
         hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
-        mask: Bool[Tensor, "batch text_tokens"] | None = None,
+        mask: Tensor | None = None,
+        reused: bool = False,
     ) -> Any:
-        """What depends on the prompts alone."""
-        raise NotImplementedError
-
-    def fusion_weights(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks batch layers"]:
-        """What depends on the time alone, for `text_context`."""
+        """What depends on the prompts alone; `reused` says that it serves many steps."""
         raise NotImplementedError
 
     def text_context(
-        self, prepared: Any, weights: Float[Tensor, "blocks #batch layers"], cache: bool = False
-    ) -> TextContext:
+        self, prepared: Any, timestep: Float[Tensor, " #batch"], cache: bool = False
+    ) -> TextContext | ContextOfState:
         """What all blocks read of the prompts; see the subclass."""
         raise NotImplementedError
 
@@ -148,8 +165,8 @@ class DiffusionTransformer2DModel(
         hidden_states: Float[Tensor, "batch channels height width"],
         timestep: Float[Tensor, " batch"],
         encoder_hidden_states: Float[Tensor, "batch layers text_tokens text_channels"] | None = None,
-        encoder_attention_mask: Bool[Tensor, "batch text_tokens"] | None = None,
-        text_context: TextContext | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        text_context: TextContext | ContextOfState | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Float[Tensor, "batch channels height width"]]:
@@ -159,45 +176,49 @@ class DiffusionTransformer2DModel(
             hidden_states: noisy latents; height and width are multiples of the patch size.
             timestep: in [0, 1000], where 1000 is noise.
             encoder_hidden_states: features of all language-model layers.
-            encoder_attention_mask: true for real text tokens; None where all are.
+            encoder_attention_mask: `batch text_tokens` of any type, 1 or true for real tokens; None where all are.
             text_context: from `text_context()`, in place of the two above.
             attention_kwargs: `{"scale": s}` sets the strength of LoRA adapters.
             return_dict: return a `Transformer2DModelOutput`, else a tuple.
         """
-        height, width = (self._in_patches(size) for size in hidden_states.shape[-2:])
         if text_context is None:
             if encoder_hidden_states is None:
                 raise ValueError("Pass either encoder_hidden_states or text_context; both are None.")
             prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
-            text_context = self.text_context(prepared, self.fusion_weights(timestep))
-
+            text_context = self.text_context(prepared, timestep)
+        rows, columns = (self._in_patches(size) for size in hidden_states.shape[-2:])
         # Patches come channels first in memory. Every layer after would have to read across it, and compiled for a CPU
         # the blocks' gradients were wrong (torch 2.13).
         x = self.patch_embed(hidden_states).contiguous()
         signal = self.time_embedder(timestep, x.dtype)
+        x = self._run_blocks(x, text_context, signal, (rows, columns))
+        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
+        patch = self.config.patch_size
+        sample = rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "batch tokens channels"],
+        text_context: TextContext | ContextOfState,
+        signal: TimeSignal,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """Image tokens, in raster order of `grid`, through all blocks."""
         if signal.tokens is not None:
             x = x + signal.tokens
         rotary = None
         if "rope" in self.config.position_embedding:
-            rotary = rotary_2d(height, width, self.config.attention_head_dim, self.config.rope_base, x.device)
-
-        for block, text in zip(self.blocks, text_context.blocks, strict=True):
+            rotary = rotary_2d(*grid, self.config.attention_head_dim, self.config.rope_base, x.device)
+        for number, block in enumerate(self.blocks):
+            state = block.state(x, signal.blocks) if "state" in self.varies_with else None
+            text = text_context.of_block(number, state)
             inputs = (x, text, text_context.tokens, rotary, signal.blocks)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
                 x = block(*inputs)
-
-        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
-        sample = rearrange(
-            x,
-            "b (h w) (p q c) -> b c (h p) (w q)",
-            h=height,
-            w=width,
-            p=self.config.patch_size,
-            q=self.config.patch_size,
-        )
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        return x
 
     def _in_patches(self, size: int) -> int:
         patches, rest = divmod(size, self.config.patch_size)

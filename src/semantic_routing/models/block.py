@@ -71,6 +71,13 @@ class RoutedBlock(nn.Module):
         """Keys and values of the block's context, for `forward` to use in every step."""
         return self.cross_attention.text_key_value(context, tokens)
 
+    def state(
+        self, hidden_states: Float[Tensor, "batch tokens channels"], time_signal: Tensor | None
+    ) -> Float[Tensor, "batch channels"]:
+        """The mean of the block's normalized and modulated image tokens, for fusions that read the image."""
+        attention, _ = self.modulation(time_signal)
+        return attention.modulate(self.norm_attention(hidden_states)).mean(dim=1)
+
     def forward(
         self,
         hidden_states: Float[Tensor, "batch tokens channels"],

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel
 
-from ..fusion import FusionStrategy, SemanticRouter
+from ..fusion import TextFusion
+from .backbone import DiffusionTransformer2DModel
 
 ATTENTION = "attention products"
 LANGUAGE_MODEL = "language model"
@@ -24,7 +25,7 @@ LANGUAGE_MODEL_ATTENTION = "language model's attention products"
 
 # A parameter or a layer belongs to the first component whose pattern its name contains.
 _COMPONENTS = {
-    "fusion": r"^router\.",
+    "fusion": r"^fusion\.",
     "context embedder": r"^context_embedder\.",
     "text keys and values": r"cross_attention\.(to_k|to_v|norm_k)\.",
     "cross-attention": r"cross_attention\.",
@@ -48,7 +49,7 @@ class Sampling(NamedTuple):
 PAPER_SAMPLING = Sampling()
 
 
-def count_parameters(transformer: Any) -> dict[str, int]:
+def count_parameters(transformer: DiffusionTransformer2DModel) -> dict[str, int]:
     """Parameters by component."""
     counts: Counter[str] = Counter()
     for name, parameter in transformer.named_parameters():
@@ -56,7 +57,9 @@ def count_parameters(transformer: Any) -> dict[str, int]:
     return _in_order(counts)
 
 
-def count_forward(transformer: Any, rows: int, latent_size: int, text_tokens: int) -> dict[str, int]:
+def count_forward(
+    transformer: DiffusionTransformer2DModel, rows: int, latent_size: int, text_tokens: int
+) -> dict[str, int]:
     """FLOPs of one forward pass by component, all text work included: what a training step does, without backward.
 
     Args:
@@ -72,21 +75,21 @@ def count_forward(transformer: Any, rows: int, latent_size: int, text_tokens: in
     return _in_order(_count_transformer(transformer, forward, rows, latent_size, text_tokens))
 
 
-def count_sampling(transformer: Any, sampling: Sampling) -> dict[str, int]:
+def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling) -> dict[str, int]:
     """FLOPs of the transformer by component in a whole run of our sampler, which repeats only what depends on time."""
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
     def prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
-        model.text_context(model.prepare_text(text), model.fusion_weights(timestep[:1]), cache=True)
+        model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
 
     def step_and_prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
-        context = model.text_context(model.prepare_text(text), model.fusion_weights(timestep[:1]), cache=True)
+        context = model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
         model(latents, timestep, text_context=context)
 
     text = _count_transformer(transformer, prepare, *sizes)
     step = _count_transformer(transformer, step_and_prepare, *sizes)
     step.subtract(text)
-    repeats = sampling.steps if transformer.text_depends_on_time else 1
+    repeats = sampling.steps if "timestep" in transformer.varies_with else 1
     total = Counter({name: repeats * flops for name, flops in text.items()})
     total.update({name: sampling.steps * flops for name, flops in step.items()})
     return _in_order(total)
@@ -112,7 +115,10 @@ def count_language_model(config: Any, rows: int, text_tokens: int, layers: int |
 
 
 def count_as_paper(
-    transformer: Any, language_model: Any, layers: int | None = None, sampling: Sampling = PAPER_SAMPLING
+    transformer: DiffusionTransformer2DModel,
+    language_model: Any,
+    layers: int | None = None,
+    sampling: Sampling = PAPER_SAMPLING,
 ) -> dict[str, int]:
     """FLOPs in the convention that gives the numbers of the paper's table 4.
 
@@ -132,7 +138,7 @@ def count_as_paper(
 
 
 def _count_transformer(
-    transformer: Any, run: Callable[..., None], rows: int, latent_size: int, text_tokens: int
+    transformer: DiffusionTransformer2DModel, run: Callable[..., None], rows: int, latent_size: int, text_tokens: int
 ) -> Counter[str]:
     """Runs a copy without data, of the same configuration, and sorts what was counted."""
     config = transformer.config
@@ -161,7 +167,7 @@ class _Root(nn.Module):
 
 
 def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, int], int]:
-    """FLOPs of `run` in linear layers, convolutions and routers, by module name, and of everything else."""
+    """FLOPs of `run` in linear layers, convolutions and fusions, by module name, and of everything else."""
     # The CPU's kernel of scaled dot products is missing from the counter's own list.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -172,11 +178,11 @@ def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str
     with counter, torch.no_grad():
         _Root(model)(run)
     counts = {name: sum(operations.values()) for name, operations in counter.get_flop_counts().items()}
-    leaves = (nn.Linear, nn.Conv2d, SemanticRouter, FusionStrategy)
     linear = {
         name: counts.get(f"{_Root.__name__}.model.{name}", 0)
         for name, module in model.named_modules()
-        if isinstance(module, leaves)
+        # A fusion counts as one, whatever is in it.
+        if isinstance(module, nn.Linear | nn.Conv2d | TextFusion) and not name.startswith("fusion.")
     }
     return linear, counter.get_total_flops() - sum(linear.values())
 

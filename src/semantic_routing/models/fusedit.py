@@ -16,6 +16,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ..fusion.contract import as_bool
 from ..text import KeyValueEncoder
 from .attention import JointAttention, KeyValue, RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
@@ -88,7 +89,6 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
     Interface and arguments are those of `SemanticRoutingTransformer2DModel`, except:
 
     Args:
-        strategy: "fusedit".
         num_text_layers: layers whose keys and values are read: one a block.
         text_channels: of keys and values together, 2 x key/value heads x head width.
         rope_base: of the image's rotary frequencies; the reference takes the language model's.
@@ -105,7 +105,6 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
     @register_to_config
     def __init__(
         self,
-        strategy: str = "fusedit",
         num_text_layers: int = 24,
         text_channels: int = 2048,
         num_blocks: int = 24,
@@ -132,14 +131,15 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
         self._add_output()
 
     @property
-    def text_depends_on_time(self) -> bool:
-        """Never."""
-        return False
+    def varies_with(self) -> frozenset[str]:
+        """Each block reads the layer that it is paired with."""
+        return frozenset({"block"})
 
     def prepare_text(
         self,
         hidden_states: Float[Tensor, "batch layers text_tokens key_value_channels"],
-        mask: Bool[Tensor, "batch text_tokens"] | None = None,
+        mask: Tensor | None = None,
+        reused: bool = False,
     ) -> PreparedKeyValues:
         """Cuts padding to the longest prompt, splits heads, and turns keys to where the image begins.
 
@@ -149,13 +149,15 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
 
         Args:
             hidden_states: keys, then values, of the paired layers, from `KeyValueEncoder`.
-            mask: true for real tokens, which come first. Without a mask all tokens are real.
+            mask: 1 or true for real tokens, which come first. Without a mask all tokens are real.
+            reused: nothing changes with it.
         """
         if hidden_states.shape[1] != len(self.blocks):
             raise ValueError(f"The model has {len(self.blocks)} blocks and got {hidden_states.shape[1]} layers.")
         batch, tokens = hidden_states.shape[0], hidden_states.shape[2]
         lengths = torch.full((batch,), tokens, device=hidden_states.device)
         if mask is not None:
+            mask = as_bool(mask)
             lengths = mask.sum(dim=1)
             tokens = int(lengths.max())
             hidden_states, mask = hidden_states[:, :, :tokens], mask[:, :tokens]
@@ -177,14 +179,10 @@ class FuseDiTTransformer2DModel(DiffusionTransformer2DModel):
         key = apply_rotary_emb(key, rotary, use_real_unbind_dim=-2, sequence_dim=1)
         return rearrange(key, "1 b (l n g) c -> l b n g c", l=layers, n=tokens, g=heads)
 
-    def fusion_weights(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "0 batch 0"]:
-        """None: each block reads the one layer that it is paired with."""
-        return timestep.new_empty(0, len(timestep), 0)
-
     def text_context(
-        self, prepared: PreparedKeyValues, weights: Float[Tensor, "0 _ 0"], cache: bool = False
+        self, prepared: PreparedKeyValues, timestep: Float[Tensor, " #batch"], cache: bool = False
     ) -> TextContext:
-        """Each block's keys and values; neither `weights` nor `cache` changes them."""
+        """Each block's keys and values, the same at all timesteps, with `cache` or without."""
         per_block = [KeyValue(*pair) for pair in zip(prepared.key, prepared.value, strict=True)]
         return TextContext(per_block, TextTokens.of(prepared.mask, *prepared.key.shape[1:3]))
 

@@ -11,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..fusion.gate import sinusoidal_embedding
+from ..io.registry import Registry
+
+TIMESTEP_CONDITIONINGS: "Registry[type[NoConditioning]]" = Registry("timestep conditioning")
 
 EMBEDDING_CHANNELS = 256
 INITIALIZER_STD = 0.02
@@ -95,6 +98,7 @@ def split_modulation(values: Float[Tensor, "batch all_parts"], parts: int) -> li
     return [Modulation(*chunks[start : start + 3]) for start in range(0, parts, 3)]
 
 
+@TIMESTEP_CONDITIONINGS.register("none")
 class NoConditioning(nn.Module):
     """Blocks do not see the timestep (every preset of the paper; its noise level can be read off the latent)."""
 
@@ -108,6 +112,7 @@ class NoConditioning(nn.Module):
         return TimeSignal()
 
 
+@TIMESTEP_CONDITIONINGS.register("addition")
 class Addition(NoConditioning):
     """The timestep's embedding is added once to all image tokens."""
 
@@ -132,6 +137,7 @@ class Addition(NoConditioning):
         return TimeSignal(tokens=self.embed(timestep, dtype)[:, None])
 
 
+@TIMESTEP_CONDITIONINGS.register("adaln-zero")
 class AdaLNZero(Addition):
     """Each block turns the embedding into its own shifts, scales and gates (DiT)."""
 
@@ -143,6 +149,7 @@ class AdaLNZero(Addition):
         return TimeSignal(blocks=signal, output=signal)
 
 
+@TIMESTEP_CONDITIONINGS.register("adaln-single")
 class AdaLNSingle(Addition):
     """One projection for all blocks, to which each adds a table (PixArt)."""
 
@@ -156,11 +163,3 @@ class AdaLNSingle(Addition):
         """The projection for the blocks, the embedding itself for both parts of the output."""
         embedding = self.embed(timestep, dtype)
         return TimeSignal(blocks=self.linear(F.silu(embedding)), output=embedding.repeat(1, OUTPUT_PARTS))
-
-
-TIMESTEP_CONDITIONINGS: dict[str, type[NoConditioning]] = {
-    "none": NoConditioning,
-    "addition": Addition,
-    "adaln-zero": AdaLNZero,
-    "adaln-single": AdaLNSingle,
-}

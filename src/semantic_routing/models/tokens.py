@@ -7,19 +7,30 @@ from torch import Tensor
 
 
 class TextTokens(NamedTuple):
-    """Where the real text tokens of a padded batch are; `mask` and `places` are None where all of them are real."""
+    """Where the real text tokens of a padded batch are.
+
+    `mask` and `places` are None where all tokens are real. `blank` marks rows that had no real token, all of whose
+    positions are attended to evenly; it is None where there is no such row.
+    """
 
     batch: int
     length: int
     mask: Bool[Tensor, "batch 1 1 text_tokens"] | None
     places: Int[Tensor, " real_tokens"] | None
+    blank: Bool[Tensor, " batch"] | None = None
 
     @classmethod
-    def of(cls, mask: Bool[Tensor, "batch text_tokens"] | None, batch: int, length: int) -> "TextTokens":
+    def of(
+        cls,
+        mask: Bool[Tensor, "batch text_tokens"] | None,
+        batch: int,
+        length: int,
+        blank: Bool[Tensor, " batch"] | None = None,
+    ) -> "TextTokens":
         """From a mask that is true for real tokens."""
         if mask is None:
             return cls(batch, length, None, None)
-        return cls(batch, length, mask[:, None, None], mask.flatten().nonzero()[:, 0])
+        return cls(batch, length, mask[:, None, None], mask.flatten().nonzero()[:, 0], blank)
 
     def pack(
         self, padded: Float[Tensor, "blocks batch text_tokens channels"]

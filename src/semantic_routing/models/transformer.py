@@ -1,15 +1,17 @@
 """The diffusion transformer with semantic routing (paper, sections 3 and 4.1)."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (`diffusers` looks for it beside the model)
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..fusion import STRATEGIES, PreparedText, SemanticRouter
-from .attention import RMSNorm
+from ..fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion
+from ..io.registry import source_of
+from .attention import KeyValue, RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
 from .block import RoutedBlock
 from .timestep import INITIALIZER_STD
@@ -17,28 +19,49 @@ from .tokens import TextTokens
 
 
 class ContextEmbedder(nn.Module):
-    """RMS norm and a linear layer on the fused text, shared by all blocks."""
+    """RMS norm and a linear layer on the fused text, shared by all blocks; small normal weights at the start."""
 
-    def __init__(self, channels: int, norm_eps: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_eps: float) -> None:
         super().__init__()
-        self.norm = RMSNorm(channels, norm_eps)
-        self.linear = nn.Linear(channels, channels)
-
-    def reset_parameters(self) -> None:
-        """Small normal weights."""
+        self.norm = RMSNorm(in_channels, norm_eps)
+        self.linear = nn.Linear(in_channels, out_channels)
         nn.init.normal_(self.linear.weight, std=INITIALIZER_STD)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, context: Float[Tensor, "*batch text_channels"]) -> Float[Tensor, "*batch text_channels"]:
+    def forward(self, context: Float[Tensor, "*batch in_channels"]) -> Float[Tensor, "*batch out_channels"]:
         """Acts on the last axis."""
         return self.linear(self.norm(context))
 
 
+class StateContext(NamedTuple):
+    """Text of a fusion that reads the image; see `ContextOfState`."""
+
+    transformer: "SemanticRoutingTransformer2DModel"
+    prepared: Prepared
+    timestep: Float[Tensor, " #batch"]
+    tokens: TextTokens
+
+    def of_block(self, number: int, state: Tensor | None) -> Tensor | KeyValue:
+        """The context of block `number`, without padding."""
+        fused = self.transformer.fusion(self.prepared, Moment(self.timestep, state, number))
+        return self.transformer.context_embedder(self.tokens.pack(fused))[0]
+
+    def rows(self, index: Int[Tensor, " rows"]) -> "StateContext":
+        """Of the prompts at `index`, which may repeat."""
+        timestep = self.timestep if len(self.timestep) == 1 else self.timestep[index]
+        return self.transformer.state_context(self.prepared.rows(index), timestep)
+
+
 class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
-    """A DiT whose blocks cross-attend to a routed mixture of all language-model layers.
+    """A DiT whose blocks cross-attend to what a fusion makes of all language-model layers.
+
+    For one seed all strategies start from the same backbone: it is initialized before and apart from the fusion.
 
     Args:
-        strategy: fusion strategy, a name of `semantic_routing.fusion.STRATEGIES`.
+        strategy: fusion strategy, a name of `semantic_routing.fusion.FUSIONS`.
+        fusion_options: options of the strategy.
+        fusion_source: where the strategy is defined, for the error message of a program that has not imported it; it
+            is filled in when the model is made.
         num_text_layers: language-model layers in the hidden states.
         text_channels: width of the language model.
         num_blocks: blocks.
@@ -65,8 +88,7 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
 
     _no_split_modules: ClassVar[list[str]] = ["RoutedBlock"]
     _repeated_blocks: ClassVar[list[str]] = ["RoutedBlock"]
-    _keep_in_fp32_modules: ClassVar[list[str]] = ["router"]
-    _self_initialized = (*DiffusionTransformer2DModel._self_initialized, ContextEmbedder)
+    _keep_in_fp32_modules: ClassVar[list[str]] = ["fusion"]
 
     @register_to_config
     def __init__(
@@ -89,54 +111,93 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         rope_base: float = 10000.0,
         sandwich_norm: bool = False,
         norm_eps: float = 1e-6,
+        fusion_options: dict[str, Any] | None = None,
+        fusion_source: str | None = None,
     ) -> None:
         super().__init__()
         check_sizes(self.config)
         self._add_input()
-        self.router = SemanticRouter(strategy, num_text_layers, num_blocks)
-        self.context_embedder = ContextEmbedder(text_channels, norm_eps)
         self.blocks = nn.ModuleList(
             RoutedBlock(text_channels=text_channels, **self._block_options()) for _ in range(num_blocks)
         )
         self._add_output()
+        sizes = FusionSizes(num_text_layers, num_blocks, text_channels, hidden_size)
+        # Whatever the fusion draws, the context embedder starts the same.
+        with torch.random.fork_rng(devices=[]):
+            self.fusion = find_fusion(strategy, fusion_source)(sizes, **fusion_options or {})
+        self.context_embedder = ContextEmbedder(self.fusion.out_channels, text_channels, norm_eps)
+        self.register_to_config(fusion_source=source_of(type(self.fusion)))
 
     @classmethod
-    def layers_read(cls, strategy: str, layers: list[int]) -> list[int]:
-        """The layers that the strategy can give any weight."""
-        return [layers[index] for index in STRATEGIES[strategy].layers_read(len(layers))]
+    def layers_read(
+        cls, layers: list[int], num_blocks: int, strategy: str | None, fusion_options: dict[str, Any] | None = None
+    ) -> list[int]:
+        """The layers that the fusion can read."""
+        read = FUSIONS.find(str(strategy)).layers_read(len(layers), num_blocks, **fusion_options or {})
+        return [layers[index] for index in read]
 
     @property
-    def text_depends_on_time(self) -> bool:
-        """Whether `text_context` must be computed anew in each sampling step."""
-        return self.router.depends_on_time
+    def varies_with(self) -> frozenset[str]:
+        """What the fusion's context varies with."""
+        return self.fusion.varies_with
 
+    @apply_forward_hook
     def prepare_text(
         self,
         hidden_states: Float[Tensor, "batch layers text_tokens text_channels"],
-        mask: Bool[Tensor, "batch text_tokens"] | None = None,
-    ) -> PreparedText:
-        """What depends on the prompts alone; see `SemanticRouter.prepare`."""
-        return self.router.prepare(hidden_states, mask)
-
-    @apply_forward_hook
-    def fusion_weights(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, "blocks batch layers"]:
-        """See `SemanticRouter.weights`."""
-        return self.router.weights(timestep)
+        mask: Tensor | None = None,
+        reused: bool = False,
+    ) -> Prepared:
+        """What depends on the prompts alone; see `TextFusion.prepare`."""
+        return self.fusion.prepare(hidden_states, mask, reused)
 
     @apply_forward_hook
     def text_context(
-        self, prepared: PreparedText, weights: Float[Tensor, "blocks #batch layers"], cache: bool = False
-    ) -> TextContext:
-        """What all blocks read of the prompts, mixed with `weights` (of each row, or of one time for all rows).
+        self, prepared: Prepared, timestep: Float[Tensor, " #batch"], cache: bool = False
+    ) -> TextContext | StateContext:
+        """What all blocks read of the prompts at the timesteps of the rows, or at one for all rows.
 
-        Without time dependence (`text_depends_on_time`) a sampler calls this once a prompt; with `cache` the result
-        goes down to keys and values and leaves no text work to the step.
+        With `cache` it goes down to keys and values, which leaves no text work to the steps that it serves.
         """
-        fused = self.router(prepared, weights=weights)
-        tokens = TextTokens.of(prepared.mask, *fused.shape[1:3])
-        contexts = self.context_embedder(tokens.pack(fused))
-        per_block: list[Any] = list(contexts.expand(len(self.blocks), -1, -1))
-        if cache:
-            blocks = cast(list[RoutedBlock], self.blocks)
-            per_block = [block.key_value(context, tokens) for block, context in zip(blocks, per_block, strict=True)]
-        return TextContext(per_block, tokens)
+        if "state" in self.varies_with:
+            return self.state_context(prepared, timestep)
+        fused = self.fusion(prepared, Moment(timestep))
+        tokens = TextTokens.of(prepared.mask, fused.shape[1], fused.shape[2], prepared.blank)
+        contexts = list(self.context_embedder(tokens.pack(fused)).expand(len(self.blocks), -1, -1))
+        if not cache:
+            return TextContext(contexts, tokens)
+        blocks = (block for block in self.blocks if isinstance(block, RoutedBlock))
+        pairs = zip(blocks, contexts, strict=True)
+        return TextContext([block.key_value(context, tokens) for block, context in pairs], tokens)
+
+    def state_context(self, prepared: Prepared, timestep: Float[Tensor, " #batch"]) -> StateContext:
+        """The same for a fusion that reads the image, which makes each block's context in the step."""
+        tokens = TextTokens.of(prepared.mask, len(prepared.features), prepared.features.shape[2], prepared.blank)
+        return StateContext(self, prepared, timestep, tokens)
+
+    def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
+        """Renames what version 0.1 saved."""
+        for name in list(state_dict):
+            state_dict[current_name(name)] = state_dict.pop(name)
+
+
+def current_name(name: str) -> str:
+    """The name of a saved tensor; in version 0.1 the fusion was a router's strategy."""
+    if not name.startswith("router.strategy."):
+        return name
+    bare = name.removeprefix("router.strategy.")
+    return "fusion." + ("beta" if bare == "logits" else bare)
+
+
+def find_fusion(strategy: str, source: str | None) -> type[TextFusion]:
+    """The fusion called `strategy`.
+
+    Raises:
+        ValueError: it is not registered; the message names `source`, the class that the model was trained with.
+    """
+    if strategy not in FUSIONS and source is not None:
+        raise ValueError(
+            f"The model was trained with the fusion strategy {strategy!r}, which is not registered: import "
+            f"{source.rpartition('.')[0]}, which defines it, first (sroute has --import for that)."
+        )
+    return FUSIONS.find(strategy)

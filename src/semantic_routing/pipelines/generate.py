@@ -7,6 +7,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ..io.resources import DEMO
 from .loading import load_pipeline
 
 
@@ -18,11 +19,11 @@ def read_prompts(path: Path) -> list[str]:
 def generate_files(
     prompts: Sequence[str],
     out: Path,
-    pipeline: str | None = None,
+    pipeline: str = DEMO,
     images_per_prompt: int = 4,
     seed: int = 0,
-    steps: int = 50,
-    guidance: float = 2.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     negative_prompt: str | None = None,
     size: int | None = None,
     batch_size: int = 8,
@@ -36,11 +37,11 @@ def generate_files(
     Args:
         prompts: at least one.
         out: folder for the images.
-        pipeline: folder or hub name; None is the demo model.
+        pipeline: folder, hub name or `demo`.
         images_per_prompt: images of each prompt.
         seed: of the first image.
-        steps: Euler steps.
-        guidance: classifier-free guidance scale.
+        steps: Euler steps; None is the pipeline's own number.
+        guidance: classifier-free guidance scale; None is the pipeline's own.
         negative_prompt: what guidance moves away from.
         size: pixels a side; None is the model's.
         batch_size: prompts at a time.

@@ -31,6 +31,8 @@ def _beside(rng: Random, relation: str, anchor: SceneObject, thing: SceneObject)
 
 
 def _on_grid(x: float, spacing: int) -> float:
+    if not spacing:
+        return x
     return round(x * GRID / spacing) * spacing / GRID
 
 
@@ -60,7 +62,7 @@ def place(
     """`things` with their centers set, or None where this attempt found no room.
 
     Each object is linked to at most one earlier object; a host of an object inside it comes before that object.
-    Centers lie on every `spacing`-th line of the grid, but for those of touching objects.
+    Centers lie on every `spacing`-th line of the grid, but for those of touching objects; 0 is no grid.
     """
     placed: list[SceneObject] = []
     for index, thing in enumerate(things):
@@ -74,10 +76,11 @@ def place(
                 x, y = rng.uniform(reach, 1 - reach), rng.uniform(reach, 1 - reach)
             if not (link and link[0] == "touching"):
                 x, y = _on_grid(x, spacing), _on_grid(y, spacing)
+            if not _fits(x, y, reach, placed, exempt):
+                continue
             found = replace(thing, x=x, y=y)
             # A coarse grid can move an object out of its relation.
-            holds = not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]])
-            if holds and _fits(x, y, reach, placed, exempt):
+            if not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]]):
                 placed.append(found)
                 break
         else:

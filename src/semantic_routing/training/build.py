@@ -11,14 +11,17 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PretrainedConfig
 
-from ..config import Config, TextConfig, VAEConfig
 from ..data import LatentsSource
 from ..data.latents import read_manifest
-from ..models import TRANSFORMERS, DiffusionTransformer2DModel
+from ..io.resources import resolve_pipeline
+from ..models import MODELS, DiffusionTransformer2DModel
+from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
 from ..text import TextEncoder, load_language_model, load_tokenizer
+from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
+from .config import Config
 
 
 class Sizes(NamedTuple):
@@ -35,10 +38,11 @@ def resolve_sizes(config: Config) -> Sizes:
 
     Of the layers only those remain to which the strategy can give any weight.
     """
-    transformer = TRANSFORMERS[config.model.strategy]
+    model = config.model
+    transformer = MODELS.find(model.kind)
     encoder, language_model = transformer.prompt_encoder_class, language_model_config(config.text)
     layers = encoder.resolve(config.text.layers, language_model)
-    layers = transformer.layers_read(config.model.strategy, layers)
+    layers = transformer.layers_read(layers, model.num_blocks, model.strategy, model.fusion_options)
     channels = encoder.channels(language_model)
     sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
     unit = sizes.downsampling * config.model.patch_size
@@ -69,8 +73,8 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
 
 def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
     """A freshly initialized diffusion transformer."""
-    return TRANSFORMERS[config.model.strategy](
-        **config.model.model_dump(),
+    return MODELS.find(config.model.kind)(
+        **config.model.arguments(),
         num_text_layers=len(sizes.layers),
         text_channels=sizes.text_channels,
         in_channels=sizes.latent_channels,
@@ -84,7 +88,7 @@ def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel) -> Non
     Raises:
         ValueError: the saved transformer is another one.
     """
-    saved = type(transformer).from_pretrained(pipeline, subfolder="transformer", dtype=torch.float32)
+    saved = type(transformer).from_pretrained(resolve_pipeline(pipeline), subfolder="transformer", dtype=torch.float32)
     for key, value in transformer.config.items():
         if key != "sample_size" and not key.startswith("_") and saved.config.get(key) != value:
             raise ValueError(f"{pipeline} was made with {key}={saved.config.get(key)!r}; the config says {value!r}.")
@@ -99,7 +103,7 @@ def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> 
     wanted = (text.num_hidden_layers or seen[0], text.hidden_size or seen[1])
     if seen != wanted:
         raise ValueError(f"Text encoder {text.model} has {seen} layers and channels; the config says {wanted}.")
-    encoder = TRANSFORMERS[config.model.strategy].prompt_encoder_class
+    encoder = MODELS.find(config.model.kind).prompt_encoder_class
     return encoder(
         model, load_tokenizer(text.model), sizes.layers, text.instruction, text.chat_template, text.max_length
     )
@@ -169,7 +173,12 @@ def _weights_file(config: VAEConfig) -> Path:
 
 
 def _subfolder(config: VAEConfig) -> dict[str, Any]:
-    return {} if config.subfolder is None else {"subfolder": config.subfolder}
+    if config.subfolder is None:
+        return {}
+    # diffusers overlooks a subfolder that is not there if the folder itself holds a model.
+    if Path(config.model).is_dir() and not Path(config.model, config.subfolder).is_dir():
+        raise ValueError(f"vae.subfolder: {config.model} has no folder {config.subfolder!r}.")
+    return {"subfolder": config.subfolder}
 
 
 def build_pipeline(
@@ -179,16 +188,22 @@ def build_pipeline(
     codec: LatentCodec,
     named: bool = False,
 ) -> SemanticRoutingPipeline:
-    """The pipeline that samples from the transformer; `named` keeps the text encoder's name in place of a copy."""
+    """The pipeline that samples from the transformer; `named` keeps the text encoder's name in place of a copy.
+
+    A text encoder in a folder is named by its absolute path, since a pipeline is loaded from anywhere.
+    """
+    text_model = Path(config.text.model)
     return SemanticRoutingPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.flow.shift),
         text_encoder=None if named else encoder.model,
         tokenizer=None if named else encoder.tokenizer,
         vae=codec.vae,
-        text_model=config.text.model,
+        text_model=str(text_model.resolve()) if text_model.is_dir() else config.text.model,
         text_layers=encoder.layers,
         instruction=encoder.instruction,
         chat_template=encoder.chat_template,
         max_length=encoder.max_length,
+        default_num_inference_steps=config.validation.num_inference_steps,
+        default_guidance_scale=config.validation.guidance_scale,
     )

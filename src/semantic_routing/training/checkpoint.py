@@ -29,6 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from ..models import DiffusionTransformer2DModel
+
 PATTERN = re.compile(r"checkpoint-(\d+)")
 FULL_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -66,7 +68,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def check_architecture(checkpoint: Path, transformer: Any) -> None:
+def check_architecture(checkpoint: Path, transformer: DiffusionTransformer2DModel) -> None:
     """Refuses a checkpoint of another transformer, naming the first key that differs."""
     saved, built = read_state(checkpoint)["transformer"], architecture(transformer)
     for key, value in built.items():
@@ -74,9 +76,10 @@ def check_architecture(checkpoint: Path, transformer: Any) -> None:
             raise ValueError(f"{checkpoint} was trained with {key}={saved.get(key)!r}; the config says {value!r}.")
 
 
-def architecture(transformer: Any) -> dict[str, Any]:
-    """The transformer's configuration, without what `diffusers` keeps for itself."""
-    return {key: value for key, value in json.loads(transformer.to_json_string()).items() if not key.startswith("_")}
+def architecture(transformer: DiffusionTransformer2DModel) -> dict[str, Any]:
+    """The transformer's configuration, without what `diffusers` keeps for itself and where the fusion is defined."""
+    config: dict[str, Any] = json.loads(transformer.to_json_string())
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "fusion_source"}
 
 
 def save_checkpoint(
@@ -85,7 +88,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: EMAModel,
-    transformer: Any,
+    transformer: DiffusionTransformer2DModel,
     is_main: bool,
     keep: int,
 ) -> Path:
@@ -102,7 +105,7 @@ def save_checkpoint(
             if "step" in state:  # Muon counts none
                 state["step"].zero_()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    averages = {name: _gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
+    averages = {name: gather(value) for name, value in zip(names, ema.shadow_params, strict=True)}
     final = run / f"checkpoint-{step:08d}"
     if not is_main or final.exists():  # a run that took no step since it was resumed has its checkpoint already
         return final
@@ -161,7 +164,8 @@ def _bare(name: str) -> str:
     return name.removeprefix("module.").replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
-def _gather(tensor: Tensor) -> Tensor:
+def gather(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that may be sharded, on the CPU; all processes take part."""
     return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
 
 

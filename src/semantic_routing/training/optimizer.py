@@ -1,34 +1,42 @@
-"""AdamW; or Muon for the matrices of the blocks and AdamW for everything else, as one optimizer."""
+"""AdamW, with a rate of its own for the fusion, and Muon for the blocks' matrices if wanted, as one optimizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..config import OptimizerConfig
+from .config import OptimizerConfig
 
 
 def build_optimizer(config: OptimizerConfig, transformer: nn.Module) -> torch.optim.Optimizer:
-    """What `config` asks for, over all parameters of a transformer."""
-    adamw: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "betas": config.betas,
-        "weight_decay": config.weight_decay,
-        "fused": True,
-    }
-    if config.muon_learning_rate is None:
-        return torch.optim.AdamW(transformer.parameters(), **adamw)
-    named = dict(transformer.named_parameters())
-    matrices = {name: parameter for name, parameter in named.items() if takes_muon(name, parameter)}
-    others = [parameter for name, parameter in named.items() if name not in matrices]
-    muon = torch.optim.Muon(
-        matrices.values(),
-        lr=config.muon_learning_rate,
-        weight_decay=config.weight_decay,
-        adjust_lr_fn="match_rms_adamw",  # updates of the size that AdamW's have at the same rate
-    )
-    return Together([muon, torch.optim.AdamW(others, **adamw)])
+    """What `config` asks for, over all parameters of a transformer.
+
+    AdamW moves a logit by about its learning rate a step and no further, whatever the gradient. In a short run a router
+    can therefore hardly leave the mean, so the fusion has a rate of its own. Its parameters do not decay: decay would
+    pull the weights back to the mean.
+    """
+    parameters = {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+    fusion = [parameters.pop(name) for name in list(parameters) if name.startswith("fusion.")]
+    matrices = []
+    if config.muon_learning_rate is not None:
+        matrices = [parameters.pop(name) for name in list(parameters) if takes_muon(name, parameters[name])]
+
+    def adamw(own: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(own, learning_rate, config.betas, weight_decay=weight_decay, fused=True)
+
+    parts = [adamw(parameters.values(), config.learning_rate, config.weight_decay)]
+    if fusion:
+        parts.append(adamw(fusion, config.fusion_learning_rate or config.learning_rate, 0.0))
+    if matrices:
+        muon = torch.optim.Muon(
+            matrices,
+            lr=config.muon_learning_rate or 0.0,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",  # updates of the size that AdamW's have at the same rate
+        )
+        parts.append(muon)
+    return CombinedOptimizer(parts)
 
 
 def takes_muon(name: str, parameter: nn.Parameter) -> bool:
@@ -36,7 +44,7 @@ def takes_muon(name: str, parameter: nn.Parameter) -> bool:
     return name.startswith("blocks.") and parameter.ndim == 2 and "modulation" not in name
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Several optimizers behind one `state` and one list of `param_groups`.
 
     Schedules, checkpoints and sharding then see a single optimizer.

@@ -11,11 +11,11 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..config import Config
 from ..data import BrokenExampleError, BrokenExamples, ExampleStream, LatentsSource, Source
 from ..data.latents import MANIFEST, Manifest, Record, Shard, read_manifest, shard_path, write_shard
 from ..io.files import write_text
 from .build import build_codec, describe_vae, resolve_sizes
+from .config import Config
 
 
 class PrecomputeReport(NamedTuple):

@@ -7,9 +7,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
 
-from ..config import FlowConfig
 from ..data import Batch
 from ..flow import Prediction, flow_matching_loss, interpolate, loss_weight, sample_timesteps
+from ..flow_config import FlowConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..text import TextEncoder
 

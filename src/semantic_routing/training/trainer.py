@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
-from ..config import Config
 from ..data import Batch, BrokenExamples, ExampleStream, collate
 from ..data.stream import NumberSampler
 from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
-from .checkpoint import check_architecture, find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
+from .config import Config
 from .optimizer import build_optimizer
 from .progress import Progress
-from .run import Metrics, prepare_run
+from .run import Metrics, check_trackers, prepare_run
 from .step import batch_loss
 
 
@@ -56,6 +56,7 @@ class Trainer:
     def __init__(self, config: Config, resume: str | None = None) -> None:
         self.config = config
         options = config.training
+        check_trackers(options.trackers)
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # else accelerate does not join processes that torchrun started
             mixed_precision="bf16" if options.precision == "bfloat16" else "no",
@@ -65,6 +66,7 @@ class Trainer:
         )
         self.micro_batch = self._micro_batch()
         sizes = resolve_sizes(config)
+        source = config.data.source.open(config.data.image_size, options.seed)
         checkpoint = None if resume is None else find_checkpoint(options.output, resume)
         torch.manual_seed(options.seed)
         self.transformer = build_transformer(config, sizes)
@@ -72,7 +74,9 @@ class Trainer:
             check_architecture(checkpoint, self.transformer)
         elif options.initialize_from:
             copy_weights(options.initialize_from, self.transformer)
-        source = config.data.source.open(config.data.image_size, options.seed)
+        # Known again after a resume, unless the run began from another pipeline.
+        known = checkpoint is None or not options.initialize_from
+        self.fusion_start = fusion_parameters(self.transformer) if known else {}
         data = config.data
         self.broken = BrokenExamples(source.length, data.max_broken)
         self.stream = ExampleStream(
@@ -130,7 +134,7 @@ class Trainer:
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.transformer, self.optimizer)
         for module in self.model.modules():
             # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
-            for method in ("text_context", "key_value"):
+            for method in ("text_context", "key_value", "state"):
                 if isinstance(module, FSDPModule) and hasattr(module, method):
                     register_fsdp_forward_method(cast(nn.Module, module), method)
         self.schedule = get_scheduler(
@@ -147,7 +151,8 @@ class Trainer:
         options = self.config.training
         self.accelerator.init_trackers("semantic-routing", config={"config": self.config.to_yaml()})
         checkpoint = None
-        with self._stop_on_signal(), Progress(self.step, options.steps, self.accelerator.is_main_process) as progress:
+        seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
+        with self._stop_on_signal(), Progress(self.step, options.steps, main, seconds) as progress:
             batches = self._batches()
             while self.step < options.steps and not self._asked_to_stop():
                 started = time.perf_counter()
@@ -228,9 +233,17 @@ class Trainer:
 
     def _log(self, **values: float) -> None:
         values["learning_rate"] = self.schedule.get_last_lr()[0]
+        if self.fusion_start:
+            values["fusion_travel"] = self._fusion_travel()
         if self.accelerator.is_main_process:
             self.metrics.write(step=self.step, **values)
         self.accelerator.log(values, step=self.step)
+
+    def _fusion_travel(self) -> float:
+        """How far the fusion's parameters are from where they began, as a root mean square."""
+        now = fusion_parameters(self.transformer)
+        moved = [(now[name] - start).flatten() for name, start in self.fusion_start.items()]
+        return float(torch.cat(moved).square().mean().sqrt())
 
     def _sample_images(self) -> None:
         """Sample images of the validation prompts with the averaged weights, as one grid."""
@@ -294,3 +307,12 @@ class Trainer:
         if stop:
             self.accelerator.set_trigger()
         return bool(self.accelerator.check_trigger())
+
+
+def fusion_parameters(transformer: nn.Module) -> dict[str, Tensor]:
+    """Copies of the fusion's learned parameters, on the CPU; none where there is no fusion."""
+    return {
+        name: gather(parameter.detach()).clone()
+        for name, parameter in transformer.named_parameters()
+        if name.startswith("fusion.")
+    }

@@ -1,11 +1,11 @@
 """GenEval's models and its judging put together: an image and a record in, the official verdict out."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 
+from ...io.files import JsonObject
 from .colors import ClipColors
 from .detector import Mask2FormerDetector
 from .judging import judge
@@ -27,7 +27,7 @@ class Scorer:
         self.detector = Mask2FormerDetector(options.detector, device)
         self.colors = ClipColors(options.clip_model, device, options.background, options.crop)
 
-    def __call__(self, image: Image.Image, record: Record) -> dict[str, Any]:
+    def __call__(self, image: Image.Image, record: Record) -> JsonObject:
         """The outcome for an RGB image: `correct`, `reason`, `details` of the kept instances, and colors."""
         detections, masks = self.detector(image)
 

@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image
 from typer import Option
 
+from ...io.files import JsonObject
 from ...io.registry import Registry
 
 Encoding = Literal["png", "jpeg95"]
@@ -50,7 +51,7 @@ class Answer:
     key: str
     text: str = ""
     first_token: list[tuple[str, float]] = field(default_factory=list)
-    about: dict[str, Any] = field(default_factory=dict)
+    about: JsonObject = field(default_factory=dict)
     error: str | None = None
 
 
@@ -59,7 +60,7 @@ class Judge(ABC):
 
     @property
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What an answer depends on beside the question."""
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """A judge behind an OpenAI-compatible endpoint."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ...io.chat import ChatClient, EndpointError, Reply, Request, image_url, reply_text
+from ...io.files import JsonObject
 from .base import Answer, Form, Judge, Question
 
 TOP_LOGPROBS = 20
@@ -22,7 +22,7 @@ class EndpointJudge(Judge):
         self.client = client
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The model's name; the address may change without changing answers."""
         return {"judge": "endpoint", "model": self.client.model}
 
@@ -44,14 +44,14 @@ class EndpointJudge(Judge):
         return Request(question.key, [{"role": "user", "content": _content(question, form)}], _options(question, form))
 
 
-def _content(question: Question, form: Form) -> list[dict[str, Any]]:
+def _content(question: Question, form: Form) -> list[JsonObject]:
     url = image_url(question.image, "JPEG", quality=95) if form.encoding == "jpeg95" else image_url(question.image)
     image = {"type": "image_url", "image_url": {"url": url}}
     text = {"type": "text", "text": question.text}
     return [image, text] if form.image_first else [text, image]
 
 
-def _options(question: Question, form: Form) -> dict[str, Any]:
+def _options(question: Question, form: Form) -> JsonObject:
     options = {"temperature": question.temperature, "max_tokens": form.max_tokens}
     return {**options, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if form.first_token else options
 

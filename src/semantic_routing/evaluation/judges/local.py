@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ...io.files import JsonObject
 from .base import Answer, Form, Judge, Question
 from .yes_no import is_no, is_yes
 
@@ -43,7 +44,7 @@ class LocalJudge(Judge):
         return model.to(self.device).eval()
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The model's name and precision."""
         return {"judge": "local", "model": self.name, "dtype": self.dtype}
 
@@ -58,7 +59,7 @@ class LocalJudge(Judge):
                     question.key, self._write(inputs, question.temperature, form.max_tokens), about=self._about()
                 )
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> JsonObject:
         return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
 
     def _inputs(self, question: Question, form: Form) -> Any:

@@ -1,0 +1,38 @@
+"""The config's section of images and captions."""
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, SerializeAsAny
+
+from ..io.section import Section
+from .sources import SOURCES, SourceConfig
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _choose(value: object) -> SourceConfig:
+    """Checks the options of a source by the class that has its name now: a user's file may have registered it."""
+    if isinstance(value, SourceConfig):
+        return value
+    name = value.get("source") if isinstance(value, dict) else None
+    if isinstance(name, str) and name in SOURCES:
+        return SOURCES.find(name).model_validate(value)
+    # Refused by the base class: it is no mapping, has no name, or one that nobody registered.
+    return SourceConfig.model_validate({"source": name} if name is not None else value)
+
+
+class DataConfig(Section):
+    """Images and captions."""
+
+    source: Annotated[SerializeAsAny[SourceConfig], PlainValidator(_choose)] = Field(
+        description="where they come from: its name under `source`, and its options"
+    )
+    image_size: PositiveInt = Field(le=16384, description="pixels a side")
+    caption_dropout: Share = Field(0.1, description="share of captions emptied for classifier-free guidance")
+    original_caption_rate: Share = Field(0.0, description="share that keeps the caption which a newer one replaced")
+    random_crop: bool = Field(False, description="crop anywhere, and not at the center")
+    horizontal_flip: bool = Field(False, description="makes captions with left and right wrong")
+    num_workers: NonNegativeInt = Field(
+        0, le=1024, description="processes that load images; 0 loads in the training process"
+    )
+    max_broken: Share = Field(0.01, description="share of broken examples past which the run stops")

@@ -1,0 +1,73 @@
+"""A part of a config: typed keys, and mistakes that are named by the key's path."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from .messages import brief
+from .registry import Registry
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+MOST_MISTAKES = 10  # that one message names
+
+
+class Section(BaseModel):
+    """A part of a config; it cannot be changed once it is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def registered(registry: Registry[Any]) -> AfterValidator:
+    """Of a field: a name of `registry`, which is asked each time a config is checked."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            raise ValueError(f"expected one of {', '.join(registry)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def check_section(section: type[AnySection], values: object, name: str) -> AnySection:
+    """Checks values that a user wrote.
+
+    Args:
+        section: what they shall be.
+        values: of its keys.
+        name: of the file that they come from.
+
+    Raises:
+        ValueError: one line that names each mistake by the path of its key, with the value seen.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        mistakes = [_describe(item, values) for item in error.errors()]
+        more = [f"and {len(mistakes) - MOST_MISTAKES} more"] if len(mistakes) > MOST_MISTAKES else []
+        raise ValueError(f"{name}: " + "; ".join(mistakes[:MOST_MISTAKES] + more)) from error
+
+
+def _describe(error: Any, values: object) -> str:
+    where = ".".join(part if len(part) < 80 else brief(part) for part in _key_path(error["loc"], values))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("missing", "extra_forbidden"):
+        return f"{where}: {'unknown key' if error['type'] == 'extra_forbidden' else 'this key is missing'}"
+    whole_section = error["type"] == "value_error" and isinstance(error["input"], dict)
+    return message if whole_section else f"{where}: {message}, not {brief(error['input'])}"
+
+
+def _key_path(location: tuple[int | str, ...], values: Any) -> Iterator[str]:
+    """The keys of a location as the user wrote them: pydantic also names the branch of a union that it tried."""
+    for number, part in enumerate(location, start=1):
+        if isinstance(values, dict) and (part in values or number == len(location)):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        else:
+            continue
+        yield str(part)

@@ -1,0 +1,167 @@
+"""What a run is: a YAML file, checked. Unknown keys and impossible values are errors that name the key's path."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from ..data.config import DataConfig
+from ..data.latents import LatentsSource
+from ..flow_config import FlowConfig
+from ..io.config_files import read_config
+from ..io.section import Section, check_section
+from ..io.user_code import import_user_code
+from ..models.config import ModelConfig, VAEConfig
+from ..text.config import TextConfig
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+MOST_STEPS = 1_000_000_000
+LARGEST_SEED = 2**63 - 1
+
+
+class OptimizerConfig(Section):
+    """AdamW, or Muon with it, and the schedule of learning rates."""
+
+    learning_rate: PositiveFloat = Field(1e-4, description="of AdamW, at its highest")
+    muon_learning_rate: PositiveFloat | None = Field(
+        None, description="of attention's and MLP's matrices, then trained by Muon; None leaves them to AdamW"
+    )
+    fusion_learning_rate: PositiveFloat | None = Field(
+        None, description="of the fusion's parameters, by AdamW without decay; None takes learning_rate"
+    )
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's decay of the gradient's mean and square")
+    weight_decay: NonNegativeFloat = Field(
+        1e-4, description="of all parameters but the fusion's, times the learning rate each step"
+    )
+    max_grad_norm: PositiveFloat = Field(1.0, description="gradients are scaled down to this norm")
+    schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
+        "constant", description="of the learning rates; linear and cosine end at 0, and all but constant warm up"
+    )
+    warmup_steps: NonNegativeInt = Field(0, le=MOST_STEPS, description="steps in which learning rates rise from 0")
+
+
+class TrainingConfig(Section):
+    """The loop."""
+
+    output: Path = Field(description="the run's folder")
+    steps: PositiveInt = Field(le=MOST_STEPS, description="optimizer steps of the whole run")
+    batch_size: PositiveInt = Field(
+        le=10_000_000, description="examples an optimizer step, over all processes and accumulation"
+    )
+    initialize_from: str | None = Field(None, description="pipeline whose transformer to train further")
+    gradient_accumulation: PositiveInt = Field(
+        1, le=1_000_000, description="parts that a batch is computed in, to need less memory"
+    )
+    seed: NonNegativeInt = Field(
+        0, le=LARGEST_SEED, description="of initial weights, order, crops, captions, timesteps and noise"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="that the transformer computes in; its weights and the loss stay float32"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute blocks again in the backward pass, to need less memory"
+    )
+    attention_backend: str | None = Field(None, description="of diffusers, such as flash; None leaves its default")
+    compile: bool = Field(False, description="torch.compile the repeated block")
+    ema_decay: Decay = Field(0.9999, description="of the average of the weights; 0 follows the weights themselves")
+    max_minutes: PositiveFloat | None = Field(None, description="stop with a checkpoint after this long")
+    log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
+    checkpoint_every: PositiveInt = Field(1000, description="steps between checkpoints")
+    keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints that are kept")
+    trackers: list[str] = Field([], description="accelerate trackers beside metrics.jsonl: tensorboard, wandb, …")
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _names_a_folder(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("expected the name of a folder")
+        return value
+
+
+class ValidationConfig(Section):
+    """Images that the EMA weights make during training, and how the exported pipeline samples unless told otherwise."""
+
+    every: NonNegativeInt = Field(0, description="steps between sample images; 0 makes none")
+    prompts: list[str] = Field([], description="one sample image is made of each")
+    num_inference_steps: PositiveInt = Field(50, le=10_000, description="Euler steps of sampling")
+    guidance_scale: NonNegativeFloat = Field(6.0, description="classifier-free guidance; 1 and below is none")
+    seed: NonNegativeInt = Field(0, le=LARGEST_SEED, description="image i starts from noise seed + i")
+
+    @model_validator(mode="after")
+    def _has_prompts(self) -> "ValidationConfig":
+        if self.every and not self.prompts:
+            raise ValueError(f"validation.every is {self.every}, but validation.prompts is empty")
+        return self
+
+
+class Config(Section):
+    """A whole run."""
+
+    imports: list[str] = Field(
+        [], description="modules and .py files, relative to the config's, that register classes which it names"
+    )
+    model: ModelConfig = Field(description="the diffusion transformer")
+    text: TextConfig = Field(description="the text encoder")
+    vae: VAEConfig | None = Field(None, description="the autoencoder; None trains on pixels")
+    data: DataConfig = Field(description="images and captions")
+    flow: FlowConfig = Field(FlowConfig(), description="noise levels")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="optimizer and learning rates")
+    training: TrainingConfig = Field(description="the loop")
+    validation: ValidationConfig = Field(ValidationConfig(), description="sample images, and defaults of sampling")
+
+    @model_validator(mode="after")
+    def _pixels_fit_patches(self) -> "Config":
+        if self.vae is None and self.data.image_size % self.model.patch_size:
+            raise ValueError(
+                f"data.image_size {self.data.image_size} is not a multiple of model.patch_size {self.model.patch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _latents_fit(self) -> "Config":
+        if isinstance(self.data.source, LatentsSource):
+            self.vae_ahead()
+        return self
+
+    def vae_ahead(self) -> VAEConfig:
+        """The autoencoder of latents that are computed ahead; a ValueError where they cannot serve this run."""
+        if self.vae is None:
+            raise ValueError("latents computed ahead are an autoencoder's, and the config has no vae section")
+        for key in ("random_crop", "horizontal_flip"):
+            if getattr(self.data, key):
+                raise ValueError(
+                    f"data.{key} cannot be combined with latents computed ahead, which hold one center crop an image"
+                )
+        return self.vae
+
+    def to_yaml(self) -> str:
+        """The resolved config, which `load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a config with what it extends and imports, and checks it.
+
+    Args:
+        name: file, or preset such as `scenes/depth-wise`.
+        overrides: dotted changes such as `training.steps=100`.
+
+    Raises:
+        ValueError: with one line that names each mistake by the path of its key, with the value seen.
+    """
+    path, values = read_config(name, overrides)
+    imports = values.get("imports")
+    if isinstance(imports, list) and all(isinstance(module, str) for module in imports):
+        import_user_code(imports)
+    return check_section(Config, values, str(path))

@@ -82,12 +82,13 @@ def test_options_reach_sampling_and_scoring(registered, tmp_path, monkeypatch):
     assert seen["rest"] == (tmp_path / "out", tmp_path, 3, True)
 
 
-@pytest.mark.parametrize(("name", "steps", "images"), [("scenes", 30, 4), ("geneval", 50, 4), ("drawbench", 50, 1)])
-def test_defaults_are_the_benchmarks_own(name, steps, images):
+@pytest.mark.parametrize(("name", "images", "batch"), [("scenes", 4, 64), ("geneval", 4, 16), ("drawbench", 1, 16)])
+def test_defaults_are_the_benchmarks_own(name, images, batch):
     sampler = BENCHMARKS[name].sampler
-    assert (sampler.steps, sampler.images_per_prompt) == (steps, images)
+    assert (sampler.images_per_prompt, sampler.batch_size) == (images, batch)
     text = sroute("evaluate", name, "--help").output
-    assert re.search(rf"Euler steps\..*default: {steps}\b", text)
+    assert re.search(rf"--images-per-prompt.*default: {images}\b", text)
+    assert re.search(rf"--batch-size.*default: {batch}\b", text)
 
 
 def test_a_missing_judge_is_told_before_sampling(tmp_path, monkeypatch):

@@ -152,6 +152,22 @@ def test_a_second_run_loads_no_model(prompts, tiny_detector, tiny_clip, tmp_path
     assert first.complete
 
 
+def test_any_image_counts_prompts_with_at_least_one_correct_image(prompts, tmp_path, monkeypatch):
+    def judge(self, image, prompt):
+        return {"correct": image.getpixel((0, 0))[0] > 0, "reason": "", "details": {}, "colors": []}
+
+    monkeypatch.setattr(GenEval, "judge", judge)
+    for index, reds in enumerate([(0, 255), (255, 255), (0, 0)]):
+        folder = tmp_path / "images" / str(index) / "samples"
+        folder.mkdir(parents=True)
+        for number, red in enumerate(reds):
+            Image.new("RGB", (4, 4), (red, index, number)).save(folder / f"{number}.png")
+    rows = {(row.name, row.part): row.score for row in score(GenEval(prompts), tmp_path, images_per_prompt=2).rows}
+    assert [rows[tag, "images"] for tag in ("single_object", "colors", "counting")] == [0.5, 1, 0]
+    assert [rows[tag, "any image"] for tag in ("single_object", "colors", "counting")] == [1, 1, 0]
+    assert rows["mean of tasks", "any image"] == pytest.approx(2 / 3)
+
+
 def test_verdicts_that_earlier_versions_wrote_are_still_known(prompts, tmp_path, monkeypatch):
     """The key of a verdict, and a ledger's line, as they were written before there was a runner."""
     folder = tmp_path / "images" / "00000" / "samples"

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from semantic_routing.analysis.overhead import variant
 from semantic_routing.models.flops import count_language_model, count_sampling
+from semantic_routing.pipelines.replace import with_strategy
 from semantic_routing.text.early_exit import shorten
 
 from . import common
@@ -29,7 +29,7 @@ WANTED = {"depth-wise": "≤ 1.00", "time-wise": "≤ 1.02", "joint": "≤ 1.02"
 def compare(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.device) -> Report:
     """Times of one guided image over those of `penultimate`, language model included."""
     base = make_pipeline(sizes, "joint", device, torch.bfloat16)
-    pipelines = {name: variant(base, name) for name in (BASELINE, *WANTED)}
+    pipelines = {name: with_strategy(base, name) for name in (BASELINE, *WANTED)}
     noise = torch.randn(1, sizes.latent_channels, sizes.latent_size, sizes.latent_size)
     prompt = caption(tokens)
     sides = {}

@@ -9,28 +9,27 @@ Two large objects and a caption such as "a red circle left of a blue star", in a
 import json
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import typer
 from PIL import Image
 from tqdm import trange
 
-from semantic_routing.scenes import BACKGROUNDS, COLORS, SHAPES, Count, Kind, Related, render, sample_scene
-from semantic_routing.scenes.grammar import PLANNERS, Plan
+from semantic_routing.scenes import COLORS, SHAPES, Count, Description, Related, render, sample_scene
+from semantic_routing.scenes.grammar import PLANNERS, Draws, Plan
 from semantic_routing.scenes.words import thing
 
 SKILL = "left_or_right"
 
 
-def left_or_right(rng: Random, stratum: float) -> Plan:
+def left_or_right(rng: Draws) -> Plan:
     """A red circle left of a blue star."""
-    relation = "left" if stratum < 0.5 else "right"
+    relation = "left" if rng.stratum < 0.5 else "right"
     shapes, colors = rng.sample(SHAPES, 2), rng.sample(tuple(COLORS), 2)
-    a, b = (Kind(*drawn) for drawn in zip(shapes, colors, strict=True))
+    a, b = (Description(*drawn) for drawn in zip(shapes, colors, strict=True))
     large = (replace(a, size="large"), replace(b, size="large"))
     caption = f"{thing(rng, a)} {relation} of {thing(rng, b)}"
     claims = (Count(a, 1), Count(b, 1), Related(relation, a, b))
-    return Plan(large, caption, claims, rng.choice(tuple(BACKGROUNDS)), ((relation, 0, 1),))
+    return Plan(large, caption, claims, links=((relation, 0, 1),))
 
 
 def main(out: Path, count: int = 50_000, image_size: int = 32) -> None:

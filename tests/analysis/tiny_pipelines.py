@@ -3,17 +3,80 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import example_fusions  # noqa: F401 (registers fusions that vary with token and state)
 import torch
+from torch import Tensor, nn
 
-from semantic_routing.analysis.base import AnalysisOptions, Subject
+from semantic_routing.analysis.model import AnalysisOptions, SavedModel
+from semantic_routing.fusion import FUSIONS, FusionSizes, Moment, Prepared, RoutedFusion, TextFusion
 from semantic_routing.pipelines.saved import find_pipeline
 
 NUM_BLOCKS = 3
 NUM_LAYERS = 4  # of the language models in tests/conftest.py
 TEXT_CHANNELS = 32
 QUICK = AnalysisOptions(
-    prompts=("a red circle", "two blue squares"), steps=3, guidance=4.0, guidance_scales=(2.0,), rounds=1
+    prompts=("a red circle", "two blue squares and a star"), steps=3, guidance=4.0, guidance_scales=(2.0,), rounds=1
 )
+
+
+class Mean(TextFusion):
+    """The plain mean of layers: a fusion that has no layer weights and cannot drop layers."""
+
+    def forward(self, prepared: Prepared, moment: Moment) -> Tensor:
+        return prepared.features.mean(1)[None]
+
+
+class PlainWeights(Mean):
+    """The same with layer weights, which still cannot drop layers."""
+
+    def layer_weights(self, prepared: Prepared | None, moment: Moment) -> Tensor:
+        return torch.full((1, 1, 1, self.sizes.num_layers), 1 / self.sizes.num_layers)
+
+
+class Unnamed(RoutedFusion):
+    """A routed fusion that does not name its parameter's axis over layers."""
+
+    def __init__(self, sizes: FusionSizes) -> None:
+        super().__init__(sizes)
+        self.beta = nn.Parameter(torch.zeros(sizes.num_layers))
+
+    def logits(self, prepared: Prepared | None, moment: Moment) -> Tensor:
+        return self.beta[None, None, None]
+
+
+class Signed(PlainWeights):
+    """Weights of which some are negative, which are no distribution."""
+
+    varies_with = frozenset({"block"})
+
+    def layer_weights(self, prepared: Prepared | None, moment: Moment) -> Tensor:
+        return torch.linspace(-1, 2, self.sizes.num_layers).expand(self.sizes.num_blocks, 1, 1, -1)
+
+    def forward(self, prepared: Prepared, moment: Moment) -> Tensor:
+        return super().forward(prepared, moment).expand(self.sizes.num_blocks, -1, -1, -1)
+
+
+class Wide(TextFusion):
+    """Two layers side by side: its context is wider than the hidden states."""
+
+    @property
+    def out_channels(self) -> int:
+        return 2 * super().out_channels
+
+    def forward(self, prepared: Prepared, moment: Moment) -> Tensor:
+        return prepared.features[:, [0, -1]].transpose(1, 2).flatten(2)[None]
+
+
+FUSIONS_OF_TESTS = {
+    "test-mean": Mean,
+    "test-plain-weights": PlainWeights,
+    "test-signed": Signed,
+    "test-unnamed": Unnamed,
+    "test-wide": Wide,
+}
+for _name, _fusion in FUSIONS_OF_TESTS.items():
+    if _name not in FUSIONS:
+        FUSIONS.register(_name)(_fusion)
 
 
 def saved_pipeline(language_models: Callable[[str], Path], strategy: str, trained: bool = True) -> Path:
@@ -26,7 +89,7 @@ def saved_pipeline(language_models: Callable[[str], Path], strategy: str, traine
     folder = language_model.parent / f"pipeline-{strategy}-{trained}"
     if folder.exists():
         return folder
-    layers = SemanticRoutingTransformer2DModel.layers_read(strategy, list(range(1, NUM_LAYERS + 1)))
+    layers = SemanticRoutingTransformer2DModel.layers_read(list(range(1, NUM_LAYERS + 1)), NUM_BLOCKS, strategy)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = SemanticRoutingTransformer2DModel(
@@ -53,8 +116,8 @@ def saved_pipeline(language_models: Callable[[str], Path], strategy: str, traine
     return folder
 
 
-def subject_of(
+def model_of(
     language_models: Callable[[str], Path], strategy: str, trained: bool = True, options: AnalysisOptions = QUICK
-) -> Subject:
-    """Such a pipeline, to be looked at."""
-    return Subject(find_pipeline(str(saved_pipeline(language_models, strategy, trained))), options)
+) -> SavedModel:
+    """Such a pipeline, to be analyzed."""
+    return SavedModel(find_pipeline(str(saved_pipeline(language_models, strategy, trained))), options)

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from semantic_routing.fusion.timestep_map import TimestepMap, advanced
+from semantic_routing.fusion.timestep_map import TimestepMap, paper_shift
 
 
 def test_it_is_linear_between_points_and_constant_outside():
@@ -28,22 +30,21 @@ def test_points_that_make_no_map(points, sentence):
         TimestepMap(points)
 
 
-@pytest.mark.parametrize(("amplitude", "window"), [(0.1, (0.0, 1.0)), (-0.1, (0.2, 0.9)), (0.15, (0.5, 1.0))])
-def test_the_advance_has_its_amplitude_and_window_and_never_turns_back(amplitude, window):
-    time = torch.linspace(0, 1, 2001, dtype=torch.float64)
-    seen = 1 - advanced(amplitude, *window)(1000 * (1 - time)).double() / 1000
-    advance = seen - time
-    inside = (time > window[0]) & (time < window[1])
-    assert advance[~inside].abs().max() < 1e-5
-    assert advance[advance.abs().argmax()].item() == pytest.approx(amplitude, abs=2e-4)
-    assert time[advance.abs().argmax()].item() == pytest.approx(sum(window) / 2, abs=0.01)
-    assert seen.diff().min() > -1e-6
+@pytest.mark.parametrize("amplitude", [0.01, 0.1, -0.2])
+def test_the_papers_shift_is_eq_11(amplitude):
+    times = [0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.9, 1.0]
+    shifted = [t + amplitude * (1 - math.cos(math.pi * (t - 0.2) / 0.8)) if t > 0.2 else t for t in times]
+    seen = 1 - paper_shift(amplitude)(1000 * (1 - torch.tensor(times))) / 1000
+    assert seen.tolist() == pytest.approx(shifted, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [((0.1, 0.5, 0.5), "0.5 to 0.5"), ((0.1, -1.0, 1.0), "-1 to 1"), ((0.4, 0.0, 1.0), "at most 0.318")],
-)
-def test_an_advance_that_cannot_be(options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        advanced(*options)
+def test_the_papers_amplitude_is_001_and_reaches_002_at_the_end():
+    assert paper_shift()(torch.tensor([0.0])).item() == pytest.approx(-20, abs=1e-3)
+    assert paper_shift() is paper_shift()
+
+
+def test_the_gates_time_never_turns_back():
+    seen = paper_shift(-0.8 / math.pi)(torch.linspace(1000, 0, 2001))
+    assert seen.diff().max() < 1e-3
+    with pytest.raises(ValueError, match=r"-0\.3 would turn the gate's time back; at least -0\.255"):
+        paper_shift(-0.3)

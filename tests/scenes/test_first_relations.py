@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from semantic_routing.scenes import Related, detect
-from semantic_routing.scenes.claims import Kind
+from semantic_routing.scenes.claims import Description
 from semantic_routing.scenes.grammar import PLANNERS
 from semantic_routing.scenes.held_out import NEVER_SHOWN, shown
 
@@ -28,7 +28,7 @@ def test_pictures_show_what_their_captions_say(tmp_path: Path, monkeypatch: pyte
         _, color, shape, relation, _, _, other_color, other_shape = record["text"].split()
         assert len(scene.objects) == 2
         assert {thing.size for thing in scene.objects} == {"large"}
-        assert Related(relation, Kind(shape, color), Kind(other_shape, other_color)).holds(scene)
+        assert Related(relation, Description(shape, color), Description(other_shape, other_color)).holds(scene)
         assert NEVER_SHOWN.isdisjoint(shown(scene))
         relations.add(relation)
     assert relations == {"left", "right"}

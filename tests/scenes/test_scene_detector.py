@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from semantic_routing.scenes import (
     BACKGROUNDS,
@@ -13,7 +14,7 @@ from semantic_routing.scenes import (
     SHAPES,
     Claim,
     Count,
-    Kind,
+    Description,
     Related,
     Scene,
     SceneObject,
@@ -29,21 +30,11 @@ SAMPLES = 500
 SIDES = (32, 48, 64)
 
 
-def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    reach = int(np.ceil(3 * sigma))
-    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    for axis in (0, 1):
-        padding = [(reach, reach) if a == axis else (0, 0) for a in range(picture.ndim)]
-        padded = np.pad(picture, padding, mode="edge")
-        windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis)
-        picture = windows @ (kernel / kernel.sum())
-    return picture
-
-
 def degraded(picture: np.ndarray, seed: int) -> np.ndarray:
     """Blur of 0.6 pixels at side 32 and noise of 12/255: what a young model makes of a picture."""
     noise = np.random.default_rng(seed).normal(0, 12, picture.shape)
-    return np.clip(blurred(picture.astype(float), 0.6 * len(picture) / 32) + noise + 0.5, 0, 255).astype(np.uint8)
+    blurred = gaussian_filter(picture.astype(float), 0.6 * len(picture) / 32, axes=(0, 1))
+    return np.clip(blurred + noise + 0.5, 0, 255).astype(np.uint8)
 
 
 @cache
@@ -60,14 +51,14 @@ def readings(side: int, degrade: bool) -> list[Scene]:
 def altered(claim: Claim) -> list[Claim]:
     """Claims close to `claim`: another number, color, shape or direction."""
     if isinstance(claim, Count) and claim.number > 0:
-        kind = claim.kind
-        others = [Count(kind, claim.number + 1), Count(kind, claim.number - 1)]
-        if kind.color:
-            others += [Count(replace(kind, color=color), claim.number) for color in COLORS]
-        if kind.shape:
-            others += [Count(replace(kind, shape=shape), claim.number) for shape in SHAPES]
-        if kind.size:
-            others += [Count(replace(kind, size=size), claim.number) for size in ("small", "large")]
+        described = claim.description
+        others = [Count(described, claim.number + 1), Count(described, claim.number - 1)]
+        if described.color:
+            others += [Count(replace(described, color=color), claim.number) for color in COLORS]
+        if described.shape:
+            others += [Count(replace(described, shape=shape), claim.number) for shape in SHAPES]
+        if described.size:
+            others += [Count(replace(described, size=size), claim.number) for size in ("small", "large")]
         return others
     if isinstance(claim, Related):
         return [replace(claim, relation=relation) for relation in ("left", "right", "above", "below", "touching")]
@@ -140,15 +131,15 @@ def test_a_mushy_blob_is_an_unknown_object(side: int) -> None:
     for seed in range(60):
         seen = detect(blob(seed, side))
         assert [thing.shape for thing in seen.objects] == [UNKNOWN]
-        assert not any(Count(Kind(shape), 1).holds(seen) for shape in SHAPES)
-        assert not Count(Kind(), 0).holds(seen)
+        assert not any(Count(Description(shape), 1).holds(seen) for shape in SHAPES)
+        assert not Count(Description(), 0).holds(seen)
 
 
 def test_random_outlines_are_hardly_ever_an_object() -> None:
     shapes = []
     for seed in range(150):
         rng = np.random.default_rng(seed)
-        field = blurred(rng.normal(size=(32, 32)), 2.2)
+        field = gaussian_filter(rng.normal(size=(32, 32)), 2.2)
         ink = np.clip((field / field.std() - 1.3) * 3, 0, 1)[..., None]
         ground, color = np.array(BACKGROUNDS["grey"]), np.array(COLORS["red"])
         shapes += [thing.shape for thing in detect((ground + ink * (color - ground)).astype(np.uint8)).objects]
@@ -170,7 +161,7 @@ def test_an_empty_picture_is_empty() -> None:
 def test_an_extra_object_is_noticed() -> None:
     two = Scene("mint", tuple(SceneObject("circle", "red", "small", x, 0.25, "solid") for x in (0.25, 0.75)))
     three = replace(two, objects=(*two.objects, SceneObject("circle", "red", "small", 0.5, 0.75, "solid")))
-    claim = Count(Kind("circle", "red"), 2)
+    claim = Count(Description("circle", "red"), 2)
     assert judge(render(two, 32), [claim]) == [True]
     assert judge(render(three, 32), [claim]) == [False]
 

@@ -153,7 +153,7 @@ def test_in_parts_or_in_one_go_the_files_are_the_same(
     assert len(list((tmp_path / "parts").glob("shard-*.safetensors"))) == shards
     with pytest.raises(ValueError, match=rf"parts has {shards} of 3 shards; run sroute precompute again"):
         train(run("early", tmp_path / "parts"))
-    (tmp_path / "parts" / "shard-00001.partial").write_bytes(b"what a kill may leave")
+    (tmp_path / "parts" / "shard-00001.safetensors.partial").write_bytes(b"what a kill may leave")
     monkeypatch.setattr(LatentCodec, "posteriors", lambda *args: encoded.append(args[1]) or encode(*args))
     encoded.clear()
     precompute(run(), tmp_path / "parts", 2, CPU)

@@ -1,12 +1,12 @@
-"""What a sampling trajectory says of its own time, beside the sampler's (paper, fig. 4).
+"""What a sampling trajectory says of its own time, beside the sampler's (paper, section 5.2 and fig. 4).
 
 The forward process to a final latent z is y_t = (1 − t) ε + t z with unit Gaussian ε. A trajectory x_t is *ahead* where
-it looks like y at a later time than t. There are two ways to say what it looks like:
+it looks like y at a later time than t. Two measures say what it looks like:
 
-paired    by its distance to its own end, rms(x_t − z) = (1 − t_eff) rms(ε − z), as the paper does;
-marginal  by the energy of its fine detail, which noise has and pictures have little of, without regard to its end.
+paired    its distance to its own end z, as in the paper: rms(x_t − z) = (1 − t_eff) rms(ε − z);
+marginal  the energy of its fine detail, which noise has and pictures have little of, without regard to its end.
 
-A deterministic path stays close to its own end: even where every marginal is exact, the paired time is above t. For a
+A deterministic path stays close to its own end, so the paired time is above t even where every marginal is exact. For a
 Gaussian of standard deviation s it is 1 − |√((1−t)² + t²s²) − s| / √(1 + s²).
 """
 
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .sampling import Latents, States
+from .samples import Latents, States
 
 PerImage = Float[np.ndarray, "times images"]
 
@@ -31,13 +31,16 @@ class Estimate(NamedTuple):
     error: NDArray[np.float64]
 
 
-def forward_error(states: States, flow_times: NDArray[np.float64], noise: Latents) -> PerImage:
-    """Mean squared distance of x_t to the forward process from `noise` to the trajectory's own end."""
+def sampling_error(states: States) -> PerImage:
+    """Mean squared distance of x_t to the final latent z (paper, fig. 4)."""
     end = states[-1]
-    rows = []
-    for state, time in zip(states, flow_times, strict=True):
-        rows.append((state - ((1 - time) * noise + time * end)).square().flatten(1).mean(1))
-    return torch.stack(rows).double().numpy()
+    return torch.stack([(state - end).square().flatten(1).mean(1) for state in states]).double().numpy()
+
+
+def forward_error(end: Latents, flow_times: NDArray[np.float64]) -> PerImage:
+    """The same of y_t, in the expectation over fresh noise: (1 − t)² (1 + mean z²) (paper, fig. 4)."""
+    span = (1 + end.square().flatten(1).mean(1)).double().numpy()
+    return (1 - flow_times[:, None]) ** 2 * span
 
 
 def psnr(error: PerImage, end: Latents) -> PerImage:
@@ -55,11 +58,9 @@ def fine_energy(latents: Float[Tensor, "*batch channels height width"]) -> Float
 
 
 def paired_time(states: States) -> Estimate:
-    """1 − rms(x_t − z) / rms(ε − z), with the expectation over fresh noise below: rms(ε − z)² = 1 + rms(z)²."""
-    end = states[-1]
-    distance = torch.stack([(state - end).square().flatten(1).mean(1) for state in states]).double().numpy()
-    span = (1 + end.square().flatten(1).mean(1)).double().numpy()
-    return _with_error(lambda d, s: 1 - np.sqrt(d / s), distance, span)
+    """The t at which y_t is as far from the end as x_t is: 1 − rms(x_t − z) / rms(ε − z)."""
+    span = forward_error(states[-1], np.zeros(1))[0]
+    return _with_error(lambda d, s: 1 - np.sqrt(d / s), sampling_error(states), span)
 
 
 def marginal_time(states: States, flow_times: NDArray[np.float64]) -> Estimate:

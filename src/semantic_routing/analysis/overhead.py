@@ -1,130 +1,140 @@
 """What each fusion strategy costs on the same backbone (paper, table 4)."""
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
-import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
 
-from ..fusion import STRATEGIES, SemanticRouter
+from ..fusion import FUSIONS
+from ..pipelines import SemanticRoutingPipeline
+from ..pipelines.replace import with_strategy
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
-from ..reporting.figures import OKABE_ITO, Drawing, panels, signed
-from .base import Analysis, Subject, Table, routed
-from .sampling import identity
+from ..reporting.figures import OKABE_ITO, Figure, panels, signed
+from ..reporting.table import Table
+from .base import ANALYSES, Analysis
+from .model import SavedModel
+from .samples import identity
 
 BASELINE = "penultimate"
 THIN = {"elinewidth": 0.5, "capsize": 1.0, "capthick": 0.5}
-QUANTITIES = {"parameters": "parameters", "flops": "FLOPs of sampling", "latency": "latency"}
+QUANTITIES = ("parameters", "flops", "latency")
 
 
+@ANALYSES.register("overhead")
 class Overhead(Analysis):
     """Parameters, FLOPs and measured latency of every strategy, relative to `penultimate`."""
 
-    name = "overhead"
     title = "Cost of every strategy on this backbone"
-    needs = "sampling"
+    needs = "a fusion"
+    samples = True
 
     @classmethod
-    def applies_to(cls, strategy: str) -> bool:
-        """Models whose blocks cross-attend to a router's context, which all strategies share."""
-        return routed(strategy)
+    def applies_to(cls, model: SavedModel) -> bool:
+        """Models whose blocks cross-attend to a fusion's context, which all strategies share."""
+        return model.fusion is not None
 
-    def compute(self, subject: Subject) -> Arrays:
+    def compute(self, model: SavedModel) -> Arrays:
         """`parameters`, `flops` and `latency` (seconds, by round) over strategies; all read all layers they can."""
         from ..models.flops import count_parameters
 
-        pipelines = {strategy: variant(subject.pipeline, strategy) for strategy in STRATEGIES}
-        prompt = subject.prompts[0]
+        pipelines = pipelines_of_all(model)
+        prompt = model.prompts[0]
         by_strategy: dict[str, Coordinates] = {"strategy": list(pipelines)}
         parameters = [sum(count_parameters(pipeline.transformer).values()) for pipeline in pipelines.values()]
-        flops = [count_flops(pipeline, prompt, subject.options.steps) for pipeline in pipelines.values()]
-        seconds = measure(subject, list(pipelines.values()), prompt)
+        flops = [count_flops(pipeline, prompt, model.steps) for pipeline in pipelines.values()]
+        seconds = measure(model, list(pipelines.values()), prompt)
         return {
             "parameters": NamedArray(np.array(parameters), by_strategy),
             "flops": NamedArray(np.array(flops), by_strategy),
             "latency": NamedArray(seconds, {"round": range(len(seconds)), **by_strategy}),
         }
 
-    def tables(self, arrays: Arrays, subject: Subject) -> list[Table]:
+    def describe(self, arrays: Arrays, model: SavedModel) -> list[str]:
+        """Which strategies are missing."""
+        missing = [name for name in FUSIONS if name not in arrays["parameters"].axes["strategy"]]
+        return [f"Left out, since they cannot be built here by default: {', '.join(missing)}."] if missing else []
+
+    def tables(self, arrays: Arrays, model: SavedModel) -> list[Table]:
         """One row a strategy."""
         relative, ratios = relative_costs(arrays), latency_ratios(arrays)
         rows = []
         for strategy in arrays["parameters"].axes["strategy"]:
             parameters, flops = (float(arrays[name].at(strategy=strategy)) for name in ("parameters", "flops"))
-            latency = float(np.median(arrays["latency"].at(strategy=strategy)))
-            changes = [
-                f"{signed(100 * (float(relative.at(strategy=strategy, quantity=name)) - 1), 2)} %"
-                for name in QUANTITIES
-            ]
-            of_rounds = 100 * (ratios.at(strategy=strategy) - 1)
-            changes[-1] += f" [{signed(of_rounds.min(), 1)}, {signed(of_rounds.max(), 1)}]"
-            numbers = [f"{parameters / 1e6:.3f} M", f"{flops / 1e9:.3f} G", f"{1000 * latency:.1f} ms"]
-            rows.append([str(strategy), *(cell for pair in zip(numbers, changes, strict=True) for cell in pair)])
-        options = subject.options
+            milliseconds = 1000 * float(np.median(arrays["latency"].at(strategy=strategy)))
+            changes = 100 * (relative.at(strategy=strategy) - 1)
+            rounds = 100 * (ratios.at(strategy=strategy) - 1)
+            digits = digits_of(rounds)
+            rows.append(
+                [
+                    str(strategy),
+                    f"{parameters / 1e6:.3f} M",
+                    f"{signed(changes[0], 2)} %",
+                    f"{flops / 1e9:.3f} G",
+                    f"{signed(changes[1], 2)} %",
+                    f"{milliseconds:.{1 if milliseconds < 100 else 0}f} ms",
+                    f"{signed(changes[2], digits)} % [{signed(rounds.min(), digits)}, {signed(rounds.max(), digits)}]",
+                ]
+            )
         caption = (
-            f"One image at guidance {options.guidance:g} in {options.steps} steps on {subject.pipeline.device.type}, "
-            f"language model included. Latency: medians of {options.rounds} rounds in which the strategies took turns; "
-            f"changes against {BASELINE} are medians of each round's own, with the least and the most in brackets."
+            f"One image at guidance {model.guidance:g} in {model.steps} steps on {model.pipeline.device.type}, the "
+            f"language model included. Latency: medians of {model.options.rounds} rounds in which the strategies took "
+            f"turns; changes against {BASELINE} are medians of each round's own, with the least and the most in "
+            "brackets. A bracket around 0 tells no difference."
         )
         header = ["strategy", "parameters", "change", "FLOPs", "change", "latency", "change"]
-        return [Table(caption, header, rows)]
+        return [Table(header, rows, caption)]
 
-    def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
+    def draw(self, arrays: Arrays, model: SavedModel) -> list[Figure]:
         """Costs relative to the baseline."""
         relative, ratios = relative_costs(arrays), latency_ratios(arrays)
         strategies = relative.axes["strategy"]
-        figure, axes = panels(1, 1, 5.2, 2.6)
-        width = 0.8 / len(QUANTITIES)
-        for number, (name, label) in enumerate(QUANTITIES.items()):
-            places = np.arange(len(strategies)) + (number - 1) * width
-            change = 100 * (relative.at(quantity=name) - 1)
-            whiskers = None
-            if name == "latency":
-                of_rounds = 100 * (ratios.values - 1)
-                whiskers = [change - of_rounds.min(0), of_rounds.max(0) - change]
-            bars = axes[0].bar(
-                places, change, width, color=OKABE_ITO[number], label=label, yerr=whiskers, error_kw=THIN
-            )
-            axes[0].bar_label(bars, [signed(value, 1) for value in change], fontsize=5, padding=1)
-        axes[0].axhline(0, color="black", linewidth=0.6)
-        axes[0].margins(y=0.12)
-        axes[0].set_xticks(range(len(strategies)), [str(strategy) for strategy in strategies])
+        canvas, axes = panels(1, 2, 3.0)
+        rounds = 100 * (ratios.values - 1)
+        change = 100 * (relative.values - 1)
+        for number, label in enumerate(("parameters", "FLOPs of sampling")):
+            places = np.arange(len(strategies)) + 0.4 * number - 0.2
+            bars = axes[0].bar(places, change[:, number], 0.4, color=OKABE_ITO[number], label=label)
+            axes[0].bar_label(bars, [signed(value, 1) for value in change[:, number]], fontsize=5, padding=1)
+        whiskers = [change[:, 2] - rounds.min(0), rounds.max(0) - change[:, 2]]
+        bars = axes[1].bar(
+            strategies, change[:, 2], 0.6, color=OKABE_ITO[2], label="latency", yerr=whiskers, error_kw=THIN
+        )
+        texts = [signed(value, digits_of(column)) for value, column in zip(change[:, 2], rounds.T, strict=True)]
+        axes[1].bar_label(bars, texts, fontsize=6, padding=1)
+        for place in axes:
+            place.axhline(0, color="black", linewidth=0.6)
+            place.margins(y=0.12)
+            place.set_xticks(range(len(strategies)), [str(name) for name in strategies], rotation=30, ha="right")
+            place.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         axes[0].set_ylabel(f"change against {BASELINE} (%)")
-        axes[0].legend()
         caption = (
             f"Cost of the fusion strategies on this model's backbone, relative to {BASELINE}: parameters, "
-            f"floating-point operations and measured latency of sampling one image in {subject.options.steps} steps "
-            f"(median, least and most of {subject.options.rounds} rounds)."
+            f"floating-point operations and measured latency of sampling one image in {model.steps} steps "
+            f"(median, least and most of {model.options.rounds} rounds)."
         )
-        return [Drawing("overhead", figure, caption)]
+        return [Figure("overhead", canvas, caption)]
 
 
-def variant(pipeline: Any, strategy: str) -> Any:
-    """A pipeline of another strategy, untrained, on the same backbone, whose weights it shares."""
-    transformer = pipeline.transformer
-    kind = type(transformer)
-    everything = type(pipeline.prompt_encoder).resolve("all", pipeline.text_encoder.config)
-    layers = kind.layers_read(strategy, everything)
-    config = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
-    config |= {"strategy": strategy, "num_text_layers": len(layers)}
-    with torch.device("meta"):
-        other = kind(**config)
-    for name, child in transformer.named_children():
-        setattr(other, name, child)
-    other.router = SemanticRouter(strategy, len(layers), config["num_blocks"]).to(transformer.device)
-    names = ("instruction", "chat_template", "max_length")
-    return type(pipeline)(
-        transformer=other.eval(),
-        scheduler=pipeline.scheduler,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        vae=pipeline.vae,
-        text_layers=layers,
-        **{name: pipeline.config[name] for name in names},
-    )
+def digits_of(rounds: NDArray[np.float64]) -> int:
+    """Decimals that percentages of several rounds bear."""
+    return 1 if np.ptp(rounds) < 1 else 0
 
 
-def count_flops(pipeline: Any, prompt: str, steps: int) -> int:
+def pipelines_of_all(model: SavedModel) -> dict[str, SemanticRoutingPipeline]:
+    """A pipeline of each registered strategy on the model's backbone; those that cannot be built there are left out."""
+    own = model.files.strategy
+    found = {}
+    for strategy in FUSIONS:
+        options = model.files.transformer.get("fusion_options") if strategy == own else None
+        with suppress(ValueError):
+            found[strategy] = with_strategy(model.pipeline, strategy, options)
+    return found
+
+
+def count_flops(pipeline: SemanticRoutingPipeline, prompt: str, steps: int) -> int:
     """FLOPs of one guided image: the language model, then all of sampling."""
     from ..models.flops import Sampling, count_language_model, count_sampling
     from ..text.early_exit import shorten
@@ -137,23 +147,25 @@ def count_flops(pipeline: Any, prompt: str, steps: int) -> int:
     return sum(count_sampling(pipeline.transformer, sampling).values()) + sum(text.values())
 
 
-def measure(subject: Subject, pipelines: list[Any], prompt: str) -> Any:
+def measure(
+    model: SavedModel, pipelines: Sequence[SemanticRoutingPipeline], prompt: str
+) -> Float[np.ndarray, "rounds pipelines"]:
     """Seconds to sample one image, `rounds pipelines`; they take turns, and a first round is not counted."""
-    options = subject.options
     rounds = []
-    for _ in range(options.rounds + 1):
+    for _ in range(model.options.rounds + 1):
         row = []
         for pipeline in pipelines:
             pipeline.set_progress_bar_config(disable=True)
             started = time.perf_counter()
             latents = pipeline(
                 prompt,
-                num_inference_steps=options.steps,
-                guidance_scale=options.guidance,
-                latents=subject.noise[:1],
+                num_inference_steps=model.steps,
+                guidance_scale=model.guidance,
+                latents=model.noise[:1],
                 timestep_map=identity,
                 output_type="latent",
-            ).images
+                return_dict=False,
+            )[0]
             latents.cpu()  # waits for the device
             row.append(time.perf_counter() - started)
         rounds.append(row)

@@ -6,30 +6,30 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..reporting.figures import Drawing, panels, signed
-from .base import Subject
-from .sampling import Latents, decode
+from ..reporting.figures import WIDTH, Figure, panels, signed
+from .model import SavedModel
+from .samples import Latents, decode
 
 SHOWN = 8
 
 
-def draw_pictures(subject: Subject, ends: Mapping[str, Latents], name: str, what: str) -> Drawing:
+def draw_pictures(model: SavedModel, ends: Mapping[str, Latents], name: str, what: str) -> Figure:
     """A row a variant and a column a prompt; columns are spread over the prompts, and start from the same noise."""
-    count = min(SHOWN, len(subject.prompts))
-    columns = [number * len(subject.prompts) // count for number in range(count)]
-    figure, axes = panels(len(ends), count, 0.95, 1.05)
+    count = min(SHOWN, len(model.prompts))
+    columns = [number * len(model.prompts) // count for number in range(count)]
+    canvas, axes = panels(len(ends), count, min(WIDTH / count, 1.2) + 0.15)
     for row, (variant, latents) in enumerate(ends.items()):
-        pictures = decode(subject.pipeline, latents[columns])
+        pictures = decode(model.pipeline, latents[columns])
         for place, picture, column in zip(axes[row * count :], pictures, columns, strict=False):
             place.imshow(picture, interpolation="nearest")
             place.set_xticks([])
             place.set_yticks([])
             place.spines[:].set_visible(False)
             if row == 0:
-                place.set_title(textwrap.fill(textwrap.shorten(subject.prompts[column], 60), 17), fontsize=5)
+                place.set_title(textwrap.fill(textwrap.shorten(model.prompts[column], 60), 17), fontsize=5)
         axes[row * count].set_ylabel(textwrap.fill(variant, 14), fontsize=6)
-    caption = f"{what}, at guidance {subject.options.guidance:g}; images of a column start from the same noise."
-    return Drawing(name, figure, caption)
+    caption = f"{what}, at guidance {model.guidance:g}; images of a column start from the same noise."
+    return Figure(name, canvas, caption)
 
 
 def share_correct(correct: NDArray[np.float64]) -> str:

@@ -11,18 +11,15 @@ from rich.progress import track
 from ..io.files import write_text
 from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import write_arrays
-from ..reporting.figures import save, style
+from ..reporting.figures import SCREEN, WIDTH, save, style
 from ..reporting.page import Page
-from .base import Analysis, AnalysisOptions, Subject, on_time
-from .registry import choose
-from .trajectory import TrajectoryAnalysis, measured_map
-
-# A screen is read from further away than paper.
-SCREEN = 1.3
+from .base import Analysis, choose
+from .model import AnalysisOptions, SavedModel
+from .trajectory import measured_map
 
 
 def analyze(
-    pipeline: str | None,
+    pipeline: str,
     out: Path,
     only: Sequence[str] = (),
     options: AnalysisOptions | None = None,
@@ -31,69 +28,89 @@ def analyze(
     """Writes `index.html`, and a folder with CSV, JSON, PNG and SVG files for each analysis; returns the page's path.
 
     Args:
-        pipeline: folder or hub name; None is the demo model.
+        pipeline: folder, hub name or "demo".
         out: folder for all of it.
-        only: names of analyses; none means all that apply to the model's strategy.
+        only: names of analyses; none means all that apply to the model.
         options: what can be chosen.
         save_map: save the measured effective time with the pipeline, as its timestep map.
 
     Raises:
         ValueError: an unknown analysis, one that does not apply, or a pipeline that cannot be read or written.
     """
-    subject = Subject(find_pipeline(pipeline), options)
-    analyses, skipped = choose(list(only), subject.strategy)
-    if save_map and not on_time(subject.strategy):
-        raise ValueError(f"A timestep map needs a gate that sees the time; the strategy here is {subject.strategy}.")
-    if save_map and not Path(pipeline or subject.files.folder).is_dir():
+    model = SavedModel(find_pipeline(pipeline), options)
+    analyses, left_out = choose(only, model)
+    if save_map and "timestep" not in model.varies_with:
+        raise ValueError(f"A timestep map needs a fusion that sees the time; this model {model.fusion_sentence}.")
+    if save_map and not Path(pipeline).is_dir():
         raise ValueError(f"A timestep map can be saved with a pipeline's folder only, and {pipeline!r} is none.")
     out.mkdir(parents=True, exist_ok=True)
-    page = Page(f"Inside {Path(pipeline or 'the demo model').name}")
-    page.text(describe_model(subject))
-    for analysis in track(analyses, "analyzing", console=Console(stderr=True)):
-        write_analysis(analysis, subject, out / analysis.name, page)
-    if skipped:
+    page = Page(f"Inside {'the demo model' if pipeline == 'demo' else Path(pipeline).name}")
+    page.text(describe_model(model))
+    if any(analysis.samples for analysis in analyses.values()):
+        page.text(describe_prompts(model))
+    for name, analysis in track(analyses.items(), "analyzing", console=Console(stderr=True)):
+        write_analysis(name, analysis, model, out / name, page)
+    if left_out:
         page.heading("Left out")
-        for sentence in skipped:
+        for sentence in left_out:
             page.text(sentence)
     if save_map:
-        page.text(save_timestep_map(subject, save_map))
+        page.text(save_timestep_map(model, save_map))
     return page.write(out / "index.html")
 
 
-def write_analysis(analysis: Analysis, subject: Subject, folder: Path, page: Page) -> None:
+def write_analysis(name: str, analysis: Analysis, model: SavedModel, folder: Path, page: Page) -> None:
     """Computes, writes files, and adds a section to the page."""
-    arrays = subject.result(analysis)
+    arrays = model.result(name)
     folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(arrays, folder, analysis.name)
+    write_arrays(arrays, folder, name)
     page.heading(analysis.title)
-    for text in analysis.describe(arrays, subject):
+    for text in analysis.describe(arrays, model):
         page.text(text)
-    for table in analysis.tables(arrays, subject):
-        page.table(table.header, table.rows)
-        page.text(table.caption)
+    for table in analysis.tables(arrays, model):
+        page.table(table)
     with style():
-        for drawing in analysis.draw(arrays, subject):
-            page.image(save(drawing, folder)[0], drawing.caption, inches=SCREEN * drawing.figure.get_figwidth())
+        for figure in analysis.draw(arrays, model):
+            page.image(save(figure, folder)[0], figure.caption, inches=SCREEN * WIDTH)
 
 
-def describe_model(subject: Subject) -> str:
-    """A sentence on the model, from its configuration alone."""
-    config = subject.files.transformer
+def describe_model(model: SavedModel) -> str:
+    """Sentences on the model, from its configuration and its fusion."""
+    config = model.files.transformer
     return (
-        f"Strategy {subject.strategy}; {config['num_blocks']} DiT blocks; {config['num_text_layers']} language-model "
-        "layers. Layers are numbered from 1, the first layer's output; blocks from 0. Flow time t is 0 at noise and 1 "
-        "at data. Numbers (CSV, JSON) and figures (PNG, SVG) lie in a folder an analysis beside this page."
+        f"The model {model.fusion_sentence}. It has {config['num_blocks']} DiT blocks and reads "
+        f"{config['num_text_layers']} language-model layers. Layers are numbered from 1, the first layer's output; "
+        "blocks from 0. Flow time t is 0 at noise and 1 at data. Numbers (CSV, JSON) and figures (PNG, SVG) lie beside "
+        "this page, in a folder for each analysis."
     )
 
 
-def save_timestep_map(subject: Subject, method: str) -> str:
+def describe_prompts(model: SavedModel) -> str:
+    """What is sampled, and whether the model was ever trained on it."""
+    how = f"in {model.steps} steps at guidance {model.guidance:g}"
+    if model.scene_prompts is None:
+        return f"Samples are of the {len(model.prompts)} given prompts, {how}. They are not judged."
+    skills = list(dict.fromkeys(prompt.skill for prompt in model.scene_prompts))
+    what = f"Samples are of {len(model.prompts)} scenes, {how}, from the skills {', '.join(skills)}."
+    trained = model.trained_skills
+    if trained is None:
+        return (
+            f"{what} The pipeline's folder does not say what it was trained on. If it never saw these skills, shares "
+            "of correct images say nothing about its fusion."
+        )
+    unseen = [skill for skill in skills if skill not in trained]
+    if not unseen:
+        return f"{what} It was trained on these skills."
+    return f"{what} It was never trained on {', '.join(unseen)}: their images are mostly wrong, whatever the fusion."
+
+
+def save_timestep_map(model: SavedModel, method: str) -> str:
     """Puts the measured map into the pipeline's `model_index.json`, and says so."""
-    times = subject.result(TrajectoryAnalysis())["effective_time"]
-    measured = measured_map(times, subject.options.guidance, method)
-    path = subject.files.folder / "model_index.json"
-    index = {**subject.files.model_index, "timestep_map": [list(point) for point in measured.points]}
+    measured = measured_map(model.result("trajectory")["effective_time"], model.guidance, method)
+    path = model.files.folder / "model_index.json"
+    index = {**model.files.model_index, "timestep_map": [list(point) for point in measured.points]}
     write_text(path, json.dumps(index, indent=2, sort_keys=True) + "\n")
     return (
-        f"The {method} effective time at guidance {subject.options.guidance:g} was saved with the pipeline: from now "
-        "on its gate sees that time in sampling."
+        f"The {method} effective time at guidance {model.guidance:g} was saved with the pipeline: from now on its "
+        "fusion sees that time in sampling."
     )

@@ -1,48 +1,49 @@
-"""The counterfactual: what changes where the gate sees another time than the backbone (paper, table 3, eq. 11)."""
+"""The counterfactual: what changes where the fusion sees another time than the backbone (paper, eq. 11, table 3)."""
+
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..fusion.timestep_map import TimestepMap, advanced
+from ..fusion.timestep_map import GateTime, paper_shift
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
-from ..reporting.figures import DASHES, OKABE_ITO, Drawing, panels
-from .base import FINE_TIMES, Analysis, Subject, Table, on_time
+from ..reporting.figures import DASHES, OKABE_ITO, Figure, panels
+from ..reporting.table import Table
+from .base import ANALYSES, FLOW_TIME, Analysis
 from .effective_time import fine_energy
+from .layer_weights import FINE_TIMES
+from .model import SavedModel
 from .pictures import draw_pictures, paired_change, share_correct
-from .trajectory import METHODS, TrajectoryAnalysis, measured_map
+from .trajectory import METHODS, measured_map
 
 NONE = "none"
 
 
+@ANALYSES.register("shift")
 class Shift(Analysis):
-    """Sampling with the gate's time advanced, by eq. 11 and by the measured effective time."""
+    """Sampling with the fusion's time advanced, by eq. 11 and by the measured effective time."""
 
-    name = "shift"
-    title = "Sampling with the gate's time shifted"
-    needs = "sampling"
+    title = "Sampling with the fusion's time shifted"
+    needs = "a fusion that varies with the timestep"
+    samples = True
 
     @classmethod
-    def applies_to(cls, strategy: str) -> bool:
-        """Models whose gate sees the time."""
-        return on_time(strategy)
+    def applies_to(cls, model: SavedModel) -> bool:
+        """Models whose fusion sees the time."""
+        return "timestep" in model.varies_with
 
-    def maps(self, subject: Subject) -> dict[str, TimestepMap | None]:
+    def maps(self, model: SavedModel) -> dict[str, GateTime | None]:
         """The maps that are compared, by name."""
-        options = subject.options
-        times = subject.result(TrajectoryAnalysis())["effective_time"]
-        measured = {f"measured, {method}": measured_map(times, options.guidance, method) for method in METHODS}
-        return {
-            NONE: None,
-            f"eq. 11, A = {options.amplitude:g}": advanced(options.amplitude, *options.window),
-            **measured,
-        }
+        times, amplitude = model.result("trajectory")["effective_time"], model.options.amplitude
+        measured = {f"measured, {method}": measured_map(times, model.guidance, method) for method in METHODS}
+        return {NONE: None, f"eq. 11, A = {amplitude:g}": paper_shift(amplitude), **measured}
 
-    def compute(self, subject: Subject) -> Arrays:
+    def compute(self, model: SavedModel) -> Arrays:
         """`gate_time` of each map; how far images move (`difference`), their `fine_detail` and `correct` share."""
-        maps = self.maps(subject)
-        guidance = subject.options.guidance
-        ends = {name: subject.samples(guidance, timestep_map) for name, timestep_map in maps.items()}
+        maps = self.maps(model)
+        guidance = model.guidance
+        ends = {name: model.samples(guidance, timestep_map) for name, timestep_map in maps.items()}
         gate_times = [_gate_times(timestep_map) for timestep_map in maps.values()]
         by_map: dict[str, Coordinates] = {"map": list(maps)}
         moved = [float((end - ends[NONE]).square().mean().sqrt()) for end in ends.values()]
@@ -52,15 +53,15 @@ class Shift(Analysis):
             "difference": NamedArray(np.array(moved), by_map),
             "fine_detail": NamedArray(np.array(detail), by_map),
         }
-        correct = [subject.correct(end) for end in ends.values()]
+        correct = [model.correct(end) for end in ends.values()]
         if correct[0] is not None:
             values = np.array(correct, dtype=np.float64)
             arrays["correct"] = NamedArray(values, {**by_map, "image": range(values.shape[1])})
         return arrays
 
-    def tables(self, arrays: Arrays, subject: Subject) -> list[Table]:
+    def tables(self, arrays: Arrays, model: SavedModel) -> list[Table]:
         """One row a map."""
-        header = ["gate's time", "rms change of images", "fine detail"]
+        header = ["fusion's time", "rms change of images", "fine detail"]
         judged = "correct" in arrays
         if judged:
             header += ["correct", "change"]
@@ -72,40 +73,41 @@ class Shift(Analysis):
                 row += [share_correct(correct.at(map=name)), paired_change(correct.at(map=name), correct.at(map=NONE))]
             rows.append(row)
         caption = (
-            f"{len(subject.prompts)} prompts at guidance {subject.options.guidance:g}, the same noise in each row, "
+            f"{len(model.prompts)} prompts at guidance {model.guidance:g}, the same noise in each row, "
             "± one standard error. Change of images is root mean square, in latent units; fine detail is the energy of "
             "the final latents' diagonal detail."
         )
         if judged:
             caption += " Correct: the detector finds all that the prompt claims."
-        return [Table(caption, header, rows)]
+        return [Table(header, rows, caption)]
 
-    def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
+    def draw(self, arrays: Arrays, model: SavedModel) -> list[Figure]:
         """The maps, and images made with them."""
-        guidance = subject.options.guidance
-        ends = {name: subject.samples(guidance, points) for name, points in self.maps(subject).items()}
-        pictures = draw_pictures(subject, ends, "pictures", "Samples by the time that the router's gate sees")
+        guidance = model.guidance
+        ends = {name: model.samples(guidance, points) for name, points in self.maps(model).items()}
+        pictures = draw_pictures(model, ends, "pictures", "Samples by the time that the fusion sees")
         return [draw_maps(arrays["gate_time"]), pictures]
 
 
-def draw_maps(gate_time: NamedArray) -> Drawing:
-    """The time that the gate sees over the backbone's."""
-    figure, axes = panels(1, 1, 3.6, 2.8)
+def draw_maps(gate_time: NamedArray) -> Figure:
+    """The fusion's time over the backbone's, and how far it is ahead."""
+    canvas, axes = panels(1, 2, 2.8)
+    along = gate_time.numbers("flow_time")
     for number, name in enumerate(gate_time.axes["map"]):
-        axes[0].plot(
-            gate_time.numbers("flow_time"),
-            gate_time.at(map=name),
-            color="black" if name == NONE else OKABE_ITO[number - 1],
-            linestyle=DASHES[number],
-            label=name,
-        )
-    axes[0].set_xlabel("flow time t (0 noise, 1 data)")
-    axes[0].set_ylabel("time that the gate sees")
+        look: dict[str, Any] = {
+            "color": "black" if name == NONE else OKABE_ITO[number - 1],
+            "linestyle": DASHES[number],
+        }
+        axes[0].plot(along, gate_time.at(map=name), label=name, **look)
+        axes[1].plot(along, gate_time.at(map=name) - along, **look)
+    axes[0].set(xlabel=FLOW_TIME, ylabel="time that the fusion sees")
+    axes[1].set(xlabel=FLOW_TIME, ylabel="that time − t")
     axes[0].legend()
-    return Drawing("maps", figure, "The flow time that the router's gate sees against that of the backbone.")
+    caption = "The flow time that the fusion sees against that of the backbone, and how far it is ahead."
+    return Figure("maps", canvas, caption)
 
 
-def _gate_times(timestep_map: TimestepMap | None) -> NDArray[np.float64]:
+def _gate_times(timestep_map: GateTime | None) -> NDArray[np.float64]:
     if timestep_map is None:
         return FINE_TIMES
     timesteps = torch.tensor(1000 * (1 - FINE_TIMES), dtype=torch.float32)

@@ -1,80 +1,79 @@
-"""How deep into the language model the router reads: semantic center and dispersion (paper, fig. 8, eq. 14 to 17)."""
+"""How deep into the language model a fusion reads: semantic center and dispersion (paper, app. C.2 and fig. 8)."""
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ..reporting.arrays import Arrays, NamedArray
-from ..reporting.figures import OKABE_ITO, Drawing, panels
-from .base import AXIS_LABELS, FINE_TIMES, Analysis, Subject, marginals, on_depth, on_time
+from ..reporting.figures import OKABE_ITO, Figure, panels
+from .base import ANALYSES, AXIS_LABELS, Analysis
+from .layer_weights import marginals
+from .model import SavedModel
 from .statistics import center, dispersion, layer_positions
 
 
+@ANALYSES.register("trend")
 class Trend(Analysis):
     """Mean and variance of the depth that is read, by block and by time."""
 
-    name = "trend"
     title = "Semantic center and dispersion"
-    needs = "weights"
+    needs = "layer weights that vary with block or time"
 
     @classmethod
-    def applies_to(cls, strategy: str) -> bool:
+    def applies_to(cls, model: SavedModel) -> bool:
         """Models whose weights depend on something."""
-        return on_time(strategy) or on_depth(strategy)
+        return len(model.weight_axes) > 1
 
-    def compute(self, subject: Subject) -> Arrays:
+    def compute(self, model: SavedModel) -> Arrays:
         """`center_by_AXIS` and `dispersion_by_AXIS` for block, flow_time, or both marginals."""
-        positions = layer_positions(subject.layers)
+        positions = layer_positions(model.layers)
         arrays: Arrays = {}
-        for axis, weights in marginals(subject.weights(FINE_TIMES)).items():
+        for axis, weights in marginals(model.distributions).items():
             axes = {axis: weights.axes[axis]}
             arrays[f"center_by_{axis}"] = NamedArray(center(weights.values, positions), axes)
             arrays[f"dispersion_by_{axis}"] = NamedArray(dispersion(weights.values, positions), axes)
         return arrays
 
-    def describe(self, arrays: Arrays, subject: Subject) -> list[str]:
+    def describe(self, arrays: Arrays, model: SavedModel) -> list[str]:
         """Where the center starts and ends."""
         texts = []
         for axis in _axes(arrays):
             values = arrays[f"center_by_{axis}"].values
-            along = AXIS_LABELS[axis]
             texts.append(
-                f"Along {along} the center goes from {values[0]:.3f} to {values[-1]:.3f} "
+                f"Along {AXIS_LABELS[axis]} the center goes from {values[0]:.3f} to {values[-1]:.3f} "
                 f"(least {values.min():.3f}, most {values.max():.3f}); uniform weights have 0.5."
             )
         return texts
 
-    def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
-        """One panel an axis: the center with a band of one standard deviation."""
-        figure, axes = panels(1, len(_axes(arrays)), 3.2, 2.4, sharey=True)
-        for place, axis in zip(axes, _axes(arrays), strict=True):
-            middle, spread = arrays[f"center_by_{axis}"], np.sqrt(arrays[f"dispersion_by_{axis}"].values)
-            x = middle.numbers(axis)
-            place.fill_between(
-                x,
-                middle.values - spread,
-                middle.values + spread,
-                color=OKABE_ITO[5],
-                alpha=0.35,
-                linewidth=0,
-                label="±1 standard deviation",
-            )
-            place.plot(x, middle.values, color=OKABE_ITO[0], marker="o", markersize=3, label="semantic center")
-            place.axhline(0.5, color="0.5", linewidth=0.7, linestyle=":")
-            place.set_ylim(0, 1)
-            place.set_xlabel(AXIS_LABELS[axis])
+    def draw(self, arrays: Arrays, model: SavedModel) -> list[Figure]:
+        """A column an axis: the center with a band of one standard deviation, and the dispersion below it."""
+        names = _axes(arrays)
+        canvas, axes = panels(2, len(names), 1.9, sharex="col", sharey="row", height_ratios=[3, 2])
+        uniform = np.full(len(model.layers), 1 / len(model.layers))
+        positions = layer_positions(model.layers)
+        for above, below, axis in zip(axes, axes[len(names) :], names, strict=False):
+            middle, variance = arrays[f"center_by_{axis}"], arrays[f"dispersion_by_{axis}"].values
+            x, low, high = middle.numbers(axis), middle.values - np.sqrt(variance), middle.values + np.sqrt(variance)
+            above.fill_between(x, low, high, color=OKABE_ITO[5], alpha=0.35, linewidth=0, label="± 1 σ")
+            above.plot(x, middle.values, color=OKABE_ITO[0], marker="o", markersize=3, label="semantic center μ")
+            below.plot(x, variance, color=OKABE_ITO[1], marker="o", markersize=3, label="semantic dispersion σ²")
+            for place, value in ((above, center), (below, dispersion)):
+                place.axhline(float(value(uniform, positions)), color="0.5", linewidth=0.7, linestyle=":")
+            above.set_ylim(0, 1)
+            below.set_ylim(bottom=0)
+            below.set_xlabel(AXIS_LABELS[axis])
             if axis == "block":
-                place.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0].set_ylabel("depth (0 shallowest, 1 deepest)")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, ncols=2, loc="outside upper center")
+                below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[0].set_ylabel("depth (0 shallowest,\n1 deepest)")
+        axes[len(names)].set_ylabel("variance of depth")
+        handles = [handle for row in (0, len(names)) for handle in axes[row].get_legend_handles_labels()[0]]
+        canvas.legend(handles=handles, ncols=3, loc="outside upper center")
         caption = (
-            "Semantic center of the fusion weights, the mean depth of the layers read on a scale from 0 (shallowest) "
-            "to 1 (deepest), with ±1 standard deviation, the root of the semantic dispersion. Dotted: the center of "
-            "uniform weights."
+            "Semantic center μ of the fusion weights (eq. 16), the mean depth of the layers read, with a band of one "
+            "standard deviation σ to each side; below it the semantic dispersion σ² (eq. 17). Dotted: uniform weights."
         )
-        if len(axes) == 2:
-            caption += " Each panel averages the weights over what the other one shows."
-        return [Drawing("trend", figure, caption)]
+        if len(names) == 2:
+            caption += " Each column averages the weights over the other column's axis."
+        return [Figure("trend", canvas, caption)]
 
 
 def _axes(arrays: Arrays) -> list[str]:

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -13,7 +16,7 @@ from ..reporting.arrays import Arrays, NamedArray
 from ..reporting.figures import (
     DASHES,
     OKABE_ITO,
-    Drawing,
+    Figure,
     grid_of,
     heat_map,
     label_cells,
@@ -23,52 +26,87 @@ from ..reporting.figures import (
     sequence_colors,
     style,
 )
-from .base import FINE_TIMES, Analysis, Subject, routed
+from .base import ANALYSES, AXIS_LABELS, FLOW_TIME, Analysis
+from .model import SavedModel
 
-EVERY = 4  # of the 21 fine times: 0.2 apart
+EVERY = 4  # of the 21 fine times: 0.2 apart, as in the paper's fig. 2
+
+# Octaves of α · L: 0 is the uniform weight 1/L. One scale for all models, so that their maps can be compared.
+OCTAVES = 2
+DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.6")
+SCALE = "White is the uniform weight 1/L; the scale is relative to it and the same for all models."
 
 
+@ANALYSES.register("weights")
 class Weights(Analysis):
     """Which layers each block, at each time, listens to."""
 
-    name = "weights"
     title = "Fusion weights"
-    needs = "weights"
+    needs = "a fusion that has layer weights"
 
     @classmethod
-    def applies_to(cls, strategy: str) -> bool:
-        """Every model with a router."""
-        return routed(strategy)
+    def applies_to(cls, model: SavedModel) -> bool:
+        """Every model with layer weights."""
+        return model.weights is not None
 
-    def compute(self, subject: Subject) -> Arrays:
-        """`weights` over flow_time, block and layer, as far as the strategy depends on them."""
-        return {"weights": subject.weights(FINE_TIMES)}
+    def compute(self, model: SavedModel) -> Arrays:
+        """`weights` over flow_time, block and layer, as far as they vary."""
+        if model.weights is None:
+            raise ValueError(f"There are no layer weights to draw: this model {model.fusion_sentence}.")
+        return {"weights": model.weights}
 
-    def draw(self, arrays: Arrays, subject: Subject) -> list[Drawing]:
+    def describe(self, arrays: Arrays, model: SavedModel) -> list[str]:
+        """Over what the weights are means."""
+        texts = []
+        if model.varies_with & {"token", "state"}:
+            count = len(model.prompts)
+            texts.append(f"Weights are means over the real tokens of each prompt, then over {count} prompts.")
+        if "state" in model.varies_with:
+            texts.append(
+                f"This fusion reads the image. Its weights were recorded while the prompts were sampled in "
+                f"{model.steps} steps at guidance {model.guidance:g}, and interpolated in time."
+            )
+        return texts
+
+    def draw(self, arrays: Arrays, model: SavedModel) -> list[Figure]:
         """Curves over layers for some blocks, or all, and heat maps of everything."""
         weights = arrays["weights"]
-        drawings = [draw_curves(weights, subject.options.all_blocks), draw_maps(weights)]
+        figures = [draw_curves(weights, model.options.all_blocks), draw_maps(weights)]
         if {"flow_time", "block"} <= weights.axes.keys():
-            drawings.append(draw_block_maps(weights))
-        return drawings
+            figures.append(draw_block_maps(weights))
+        return figures
 
 
-def draw_weights(pipeline: str | None, out: Path) -> list[Path]:
+def draw_weights(pipeline: str, out: Path) -> list[Path]:
     """Writes `weights.png`, a heat map of the fusion weights, and `weights.csv`, and returns their paths.
 
     Args:
-        pipeline: folder or hub name; None is the demo model.
+        pipeline: folder, hub name or "demo".
         out: folder for the two files.
 
     Raises:
-        ValueError: the folder holds no pipeline, or its transformer has no router.
+        ValueError: the folder holds no pipeline, or its fusion has no layer weights.
     """
-    subject = Subject(find_pipeline(pipeline))
-    weights = Weights().compute(subject)["weights"]
+    weights = Weights().compute(SavedModel(find_pipeline(pipeline)))["weights"]
     out.mkdir(parents=True, exist_ok=True)
     with style():
         path = save(draw_maps(weights)._replace(name="weights"), out)[0]
     return [path, weights.write_csv(out / "weights.csv", "weight")]
+
+
+def weight_map(axes: Axes, weights: NDArray[np.float64]) -> ScalarMappable:
+    """Cells in the colors of `SCALE`; negative weights are gray."""
+    ratio = weights * weights.shape[1]
+    # A weight of 0 lies below every scale of ratios, and so at this one's lower end.
+    octaves = np.where(ratio < 0, np.nan, np.log2(np.maximum(ratio, 2.0 ** -(OCTAVES + 1))))
+    return heat_map(axes, octaves, -float(OCTAVES), float(OCTAVES), DIVERGING)
+
+
+def weight_bar(canvas: Canvas, axes: list[Axes], cells: ScalarMappable, layers: int, **options: Any) -> None:
+    """The color bar of `weight_map`, in weights."""
+    bar = canvas.colorbar(cells, ax=axes, label="fusion weight", extend="both", **options)
+    octaves = (-OCTAVES, 0, OCTAVES)
+    bar.set_ticks(list(octaves), labels=[f"{2.0**octave / layers:.2g}" for octave in octaves])
 
 
 def coarse_times(weights: NamedArray) -> list[Any]:
@@ -77,25 +115,25 @@ def coarse_times(weights: NamedArray) -> list[Any]:
 
 
 def shown_blocks(weights: NamedArray, everything: bool) -> list[Any]:
-    """First, middle and last block, or all."""
+    """First, middle and last block, of 24 the paper's 0, 11 and 23; or all."""
     blocks = weights.axes["block"]
-    return blocks if everything else sorted({blocks[0], blocks[len(blocks) // 2], blocks[-1]})
+    return blocks if everything else sorted({blocks[0], blocks[(len(blocks) - 1) // 2], blocks[-1]})
 
 
-def draw_curves(weights: NamedArray, all_blocks: bool = False) -> Drawing:
+def draw_curves(weights: NamedArray, all_blocks: bool = False) -> Figure:
     """Weights over layers: curves for times, for blocks, or a panel a block where there are both."""
     layers = weights.axes["layer"]
     some = "all blocks" if all_blocks else "the first, the middle and the last block"
     if "flow_time" in weights.axes and "block" in weights.axes:
         blocks = shown_blocks(weights, all_blocks)
-        figure, axes = panels(*grid_of(len(blocks), 3), 2.6, 2.2, sharex=True, sharey=True)
+        canvas, axes = panels(*grid_of(len(blocks), 3), 2.2, sharex=True, sharey=True)
         for place, block in zip(axes, blocks, strict=False):
             _time_curves(place, weights.at(block=block), weights)
             place.set_title(f"block {block}")
         remove_unused(axes, len(blocks))
         what = f"of {some} at flow times t (0 is noise, 1 is data)"
     else:
-        figure, axes = panels(1, 1, 4.2, 2.8)
+        canvas, axes = panels(1, 1, 2.8)
         if "flow_time" in weights.axes:
             _time_curves(axes[0], weights.values, weights)
             what = "at flow times t (0 is noise, 1 is data), the same in every block"
@@ -105,18 +143,18 @@ def draw_curves(weights: NamedArray, all_blocks: bool = False) -> Drawing:
         else:
             axes[0].plot(layers, weights.values, color=OKABE_ITO[0], marker="o", markersize=3)
             what = "of all blocks at all times"
-    for place in figure.axes:
+    for place in canvas.axes:
         place.axhline(1 / len(layers), color="0.5", linewidth=0.7, linestyle=":")
-        place.set_ylim(bottom=0)
+        place.set_ylim(bottom=min(0.0, float(weights.values.min())))
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.supxlabel("language-model layer", fontsize=8)
-    figure.supylabel("fusion weight", fontsize=8)
+    canvas.supxlabel("language-model layer", fontsize=8)
+    canvas.supylabel("fusion weight", fontsize=8)
     if len(weights.axes) > 1:
         title = "flow time t" if "flow_time" in weights.axes else "DiT block"
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, title=title, title_fontsize=7, loc="outside right center")
+        handles, labels = canvas.axes[0].get_legend_handles_labels()
+        canvas.legend(handles, labels, title=title, title_fontsize=7, loc="outside right center")
     caption = f"Fusion weights over language-model layers {what}. The dotted line is the uniform mean, 1/{len(layers)}."
-    return Drawing("curves", figure, caption)
+    return Figure("curves", canvas, caption)
 
 
 def _time_curves(axes: Axes, values: NDArray[np.float64], weights: NamedArray) -> None:
@@ -138,13 +176,13 @@ def _block_curves(axes: Axes, weights: NamedArray, blocks: list[Any]) -> None:
         axes.plot(weights.axes["layer"], weights.at(block=block), marker="o", markersize=2, **options)
 
 
-def draw_maps(weights: NamedArray) -> Drawing:
+def draw_maps(weights: NamedArray) -> Figure:
     """Heat maps on one scale of colors: blocks by layers, for each of six times where they matter."""
     if "flow_time" in weights.axes and "block" in weights.axes:
         return _draw_time_maps(weights)
     name = next((axis for axis in ("block", "flow_time") if axis in weights.axes), None)
-    figure, axes = panels(1, 1, 4.2, 2.8 if name else 1.3)
-    mesh = heat_map(axes[0], weights.values if name else weights.values[None], 0.0, float(weights.values.max()))
+    canvas, axes = panels(1, 1, 2.8 if name else 1.3)
+    cells = weight_map(axes[0], weights.values if name else weights.values[None])
     label_cells(axes[0], "x", weights.axes["layer"])
     axes[0].set_xlabel("language-model layer")
     if name is None:
@@ -152,40 +190,38 @@ def draw_maps(weights: NamedArray) -> Drawing:
         where = "the same in all blocks at all times"
     else:
         label_cells(axes[0], "y", weights.axes[name], 8)
-        axes[0].set_ylabel({"block": "DiT block", "flow_time": "flow time t"}[name])
-        where = {
-            "block": "by block, the same at all times",
-            "flow_time": "over flow time t (0 is noise, 1 is data), the same in all blocks",
-        }[name]
-    figure.colorbar(mesh, ax=axes, label="fusion weight")
-    return Drawing("maps", figure, f"Fusion weights {where}.")
+        axes[0].set_ylabel(AXIS_LABELS[name])
+        where = "by block, the same at all times" if name == "block" else "over flow time, the same in all blocks"
+    weight_bar(canvas, axes, cells, len(weights.axes["layer"]))
+    return Figure("maps", canvas, f"Fusion weights {where}. {SCALE}")
 
 
-def _draw_time_maps(weights: NamedArray) -> Drawing:
-    figure, axes = panels(2, 3, 2.4, 2.1, sharex=True, sharey=True)
+def _draw_time_maps(weights: NamedArray) -> Figure:
+    canvas, axes = panels(2, 3, 2.1, sharex=True, sharey=True)
     for place, time in zip(axes, coarse_times(weights), strict=True):
-        mesh = heat_map(place, weights.at(flow_time=time), 0.0, float(weights.values.max()))
+        cells = weight_map(place, weights.at(flow_time=time))
         place.set_title(f"t = {time:.1f}")
         label_cells(place, "y", weights.axes["block"], 9)
         label_cells(place, "x", weights.axes["layer"], 9)
-    figure.supylabel("DiT block", fontsize=8)
-    figure.supxlabel("language-model layer", fontsize=8)
-    figure.colorbar(mesh, ax=axes, label="fusion weight", shrink=0.9)
-    return Drawing("maps", figure, "Fusion weights of all blocks at six flow times t (0 is noise, 1 is data).")
+    canvas.supylabel("DiT block", fontsize=8)
+    canvas.supxlabel("language-model layer", fontsize=8)
+    weight_bar(canvas, axes, cells, len(weights.axes["layer"]), shrink=0.9)
+    caption = f"Fusion weights of all blocks at six flow times t (0 is noise, 1 is data). {SCALE}"
+    return Figure("maps", canvas, caption)
 
 
-def draw_block_maps(weights: NamedArray) -> Drawing:
+def draw_block_maps(weights: NamedArray) -> Figure:
     """Heat maps of flow time by layers, one a block."""
     blocks = weights.axes["block"]
     rows, columns = grid_of(len(blocks), 6)
-    figure, axes = panels(rows, columns, 1.5, 1.5, sharex=True, sharey=True)
+    canvas, axes = panels(rows, columns, 1.5, sharex=True, sharey=True)
     for place, block in zip(axes, blocks, strict=False):
-        mesh = heat_map(place, weights.at(block=block), 0.0, float(weights.values.max()))
+        cells = weight_map(place, weights.at(block=block))
         place.set_title(f"block {block}")
         label_cells(place, "x", weights.axes["layer"], 5)
         label_cells(place, "y", weights.axes["flow_time"], 6)
     remove_unused(axes, len(blocks))
-    figure.supylabel("flow time t", fontsize=8)
-    figure.supxlabel("language-model layer", fontsize=8)
-    figure.colorbar(mesh, ax=axes[: len(blocks)], label="fusion weight", shrink=0.9)
-    return Drawing("block-maps", figure, "Fusion weights of every block over flow time t (0 is noise, 1 is data).")
+    canvas.supylabel(FLOW_TIME, fontsize=8)
+    canvas.supxlabel("language-model layer", fontsize=8)
+    weight_bar(canvas, axes[: len(blocks)], cells, len(weights.axes["layer"]), shrink=0.9)
+    return Figure("block-maps", canvas, f"Fusion weights of every block over flow time. {SCALE}")

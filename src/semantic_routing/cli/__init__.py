@@ -3,12 +3,15 @@
 import logging
 import os
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
+from .. import __version__
+from ..io.user_code import import_user_code
 from . import (
     ablate,
     analyze,
@@ -25,12 +28,34 @@ from . import (
     weights,
 )
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train, sample and look into diffusion transformers that read all layers of a language model.",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"sroute {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="FILE_OR_MODULE",
+            help="Python file or module of yours that registers fusions, data sources or others. Can be repeated.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train, sample and study diffusion transformers that read all layers of a language model."""
+    import_user_code(imports or [])
+
+
 for module in (
     quickstart,
     train,

@@ -7,17 +7,20 @@ import typer
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run's for its latest checkpoint.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the pipeline; must not exist yet.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint's folder, or a run's for its newest checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the pipeline, which must not exist yet.")],
     weights: Annotated[
-        Literal["ema", "raw"], typer.Option(help="The averaged weights, or those of the last step.")
+        Literal["ema", "raw"], typer.Option(help="ema: the averaged weights; raw: the weights of the last step.")
     ] = "ema",
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the saved weights.")] = "float32",
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Type of the saved weights.")] = "float32",
     with_text_encoder: Annotated[
-        bool, typer.Option(help="Copy the text encoder into the pipeline, or store its name.")
+        bool, typer.Option(help="Copy the text encoder into the pipeline. Without it, only its name is stored.")
     ] = True,
 ) -> None:
-    """Turn a training checkpoint into a pipeline folder, for `sroute generate` and `from_pretrained`."""
+    """Turn a training checkpoint into a pipeline folder.
+
+    The folder is what `sroute generate` and `SemanticRoutingPipeline.from_pretrained` take.
+    """
     from ..training.export import export_pipeline
 
     typer.echo(f"Wrote {export_pipeline(checkpoint, out, weights, dtype, with_text_encoder)}")

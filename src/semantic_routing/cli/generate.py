@@ -1,31 +1,58 @@
 """`sroute generate`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from .options import Device, Dtype
 
 
 def command(
     prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
-    pipeline: Annotated[str | None, typer.Option(help="Pipeline folder or hub name; default: the demo model.")] = None,
+    pipeline: Annotated[str, typer.Option(help="Pipeline folder or hub name; demo is the demo model.")] = "demo",
     prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("images"),
-    images_per_prompt: Annotated[int, typer.Option(min=1)] = 4,
+    images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Image i of every prompt starts from noise seed + i.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Euler steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale; 1 is none.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Euler steps. Default: the pipeline's own number.")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Scale of classifier-free guidance; 1 is none. Default: the pipeline's own."),
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance moves away from.")] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side; default: the model's.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. Default: the model's size.")] = None,
+    layer_gains: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER=FACTOR,…",
+            help="How much is taken of language-model layers: 3=0,5=2; all=0,5=1 hears layer 5 alone; 2:5=0 drops it "
+            "in block 2.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 8,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option()] = "float32",
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
 ) -> None:
-    """Make images from prompts, and one grid of them all with a row a prompt."""
+    """Make images of prompts, and one grid of all images with a row for each prompt."""
+    from ..fusion import read_gains
     from ..pipelines.generate import generate_files, read_prompts
 
+    gains = None if layer_gains is None else read_gains(layer_gains)
     texts = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
     written = generate_files(
-        texts, out, pipeline, images_per_prompt, seed, steps, guidance, negative_prompt, size, batch_size, dtype, device
+        texts,
+        out,
+        pipeline,
+        images_per_prompt,
+        seed,
+        steps,
+        guidance,
+        negative_prompt,
+        size,
+        batch_size,
+        dtype,
+        device,
+        gains,
     )
     typer.echo(f"Wrote {len(written)} images and grid.png to {out}")

@@ -5,15 +5,20 @@ from typing import Annotated
 
 import typer
 
+from .options import ConfigName, Device, Overrides
+
 
 def command(
-    config: Annotated[str, typer.Argument(help="The run's YAML file, or a preset; its data and VAE are read.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; one that was begun is continued.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to the config, as for sroute train.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that the VAE encodes at once.")] = 16,
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    config: ConfigName,
+    out: Annotated[Path, typer.Argument(help="Folder to write. An interrupted one is continued.")],
+    overrides: Overrides = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the VAE encodes at a time.")] = 16,
+    device: Device = None,
 ) -> None:
-    """Compute a data set's latents ahead, so that training need not run the VAE. Stopped, it goes on when run again."""
+    """Encode a data set's images once, so that training does not run the VAE.
+
+    The config's data and VAE are used. When it is interrupted, run it again to continue.
+    """
     import torch
 
     from ..pipelines.loading import usable_device

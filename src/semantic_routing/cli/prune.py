@@ -1,9 +1,11 @@
 """`sroute prune`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from .options import Device, Dtype
 
 
 def command(
@@ -15,13 +17,15 @@ def command(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line; default: scenes.")] = None,
     num_prompts: Annotated[int, typer.Option(min=1, help="How many scenes, where no file is given.")] = 44,
-    steps: Annotated[int, typer.Option(min=2, help="Euler steps.")] = 50,
-    guidance: Annotated[float, typer.Option(min=1, help="Classifier-free guidance scale.")] = 2.0,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Euler steps; default: the pipeline's.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=1, help="Classifier-free guidance scale; default: the pipeline's.")
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
 ) -> None:
     """Write a pipeline that reads fewer language-model layers, and say what that saves and changes."""
-    from ..analysis.base import AnalysisOptions
+    from ..analysis.model import AnalysisOptions
     from ..analysis.prune import prune
     from ..pipelines.generate import read_prompts
 
@@ -33,5 +37,6 @@ def command(
         dtype=dtype,
         device=device,
     )
-    written = prune(None if pipeline == "demo" else pipeline, out, keep, threshold, options, typer.echo)
-    typer.echo(f"Wrote {written}")
+    for sentence in prune(pipeline, out, keep, threshold, options):
+        typer.echo(sentence)
+    typer.echo(f"Wrote {out}")

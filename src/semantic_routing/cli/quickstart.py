@@ -7,12 +7,14 @@ import typer
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Folder for the run and its page.")] = Path("quickstart"),
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long to train.")] = 4.0,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the run and its page: a new one, or that of an earlier quickstart.")
+    ] = Path("quickstart"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Minutes of training.")] = 4.0,
 ) -> None:
-    """Train a small depth-wise model for a few minutes, sample, draw its weights, and write a page about it.
+    """Train a small model for a few minutes, sample from it, and write a page that shows what it learned.
 
-    Interrupted, it goes on from where it was when run again.
+    When it is interrupted, run it again to continue.
     """
     from ..experiments.quickstart import quickstart
 

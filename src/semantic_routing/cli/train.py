@@ -4,28 +4,35 @@ from typing import Annotated
 
 import typer
 
+from .options import ConfigName, Overrides
+
 
 def command(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a preset such as scenes/depth-wise or paper/joint.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the config: training.steps=1000 optimizer.learning_rate=2e-4 …"),
-    ] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
     resume: Annotated[
-        str | None, typer.Option(help="'latest', or a checkpoint's folder: go on as if never interrupted.")
+        str | None,
+        typer.Option(help="'latest' or a checkpoint's folder: continue the run as if it had never been interrupted."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved config and what the run costs, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the resolved config and what the run costs, check that its data exists, and stop."
+        ),
     ] = False,
 ) -> None:
-    """Train a diffusion transformer. Ctrl-C writes a checkpoint and leaves."""
+    """Train a diffusion transformer.
+
+    Ctrl-C finishes the current step, writes a checkpoint and stops; --resume latest continues from there.
+    """
     from ..training.config import load_config
 
     loaded = load_config(config, overrides or [])
     if dry_run:
-        from ..training.dry_run import describe
+        from ..training.dry_run import check_inputs, describe
 
         typer.echo(describe(loaded))
+        typer.echo(check_inputs(loaded))
         return
     from ..training import NonFiniteLossError, train
 

@@ -7,9 +7,7 @@ import typer
 
 
 def command(
-    pipeline: Annotated[
-        str | None, typer.Argument(help="Pipeline folder or hub name; default: the demo model.")
-    ] = None,
+    pipeline: Annotated[str, typer.Argument(help="Pipeline folder or hub name; 'demo' is the demo model.")] = "demo",
     out: Annotated[Path, typer.Option(help="Folder for weights.png and weights.csv.")] = Path("weights"),
 ) -> None:
     """Draw which language-model layers each block listens to, and over time where that varies."""

@@ -6,8 +6,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..analysis.weights import draw_weights
+from ..io.files import write_text
 from ..io.jsonl import read_lines
+from ..io.resources import DEMO
 from ..pipelines.generate import generate_files
+from ..reporting.figures import OKABE_ITO
 from ..reporting.page import Page
 from ..training import train
 from ..training.checkpoint import list_checkpoints
@@ -16,10 +19,23 @@ from ..training.export import export_pipeline
 
 PRESET = "scenes/quickstart"
 IMAGES_PER_PROMPT = 4
+MARK = ".made-by-sroute-quickstart"
 
 
 def quickstart(out: Path, minutes: float) -> Path:
-    """Trains (or goes on training) for at most `minutes`, and writes `index.html` in `out`; returns its path."""
+    """Trains for at most `minutes`, continuing an earlier quickstart in `out`, and writes `index.html` there.
+
+    Args:
+        out: folder; folders within it are replaced.
+        minutes: of training.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ValueError: `out` has content that no quickstart made.
+    """
+    _claim(out)
     run = out / "run"
     config = load_config(PRESET, [f"training.output={run}", f"training.max_minutes={minutes}"])
     checkpoint = train(config, "latest" if list_checkpoints(run) else None)
@@ -35,7 +51,7 @@ def quickstart(out: Path, minutes: float) -> Path:
     validation = config.validation
     steps = read_lines(run / "metrics.jsonl")[-1]["step"]
     mine = _sample(validation, str(trained), out / "trained")
-    demo = _sample(validation, None, out / "demo")
+    demo = _sample(validation, DEMO, out / "demo")
     page.heading("Pictures")
     page.gallery(
         ["prompt", f"your model, after {steps} steps", "the demo model, from the same noise"],
@@ -45,7 +61,7 @@ def quickstart(out: Path, minutes: float) -> Path:
     page.heading("Which layers each block listens to")
     page.text("Training starts from equal weights.")
     page.image(draw_weights(str(trained), out / "trained")[0], "Fusion weights of your model.")
-    page.image(draw_weights(None, out / "demo")[0], "Fusion weights of the demo model.")
+    page.image(draw_weights(DEMO, out / "demo")[0], "Fusion weights of the demo model.")
     page.heading("Training")
     page.image(_draw_loss(run, out / "loss.png"), "Flow-matching loss against optimizer steps.")
     page.heading("Next")
@@ -57,7 +73,17 @@ def quickstart(out: Path, minutes: float) -> Path:
     return page.write(out / "index.html")
 
 
-def _sample(options: ValidationConfig, pipeline: str | None, folder: Path) -> list[list[Path]]:
+def _claim(out: Path) -> None:
+    """Marks a new or empty folder as the quickstart's own: in any other one nothing is replaced."""
+    mark = out / MARK
+    if mark.is_file():
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"The folder {out} has content that sroute quickstart did not make; name a new folder.")
+    write_text(mark, "sroute quickstart replaces folders in here.\n")
+
+
+def _sample(options: ValidationConfig, pipeline: str, folder: Path) -> list[list[Path]]:
     """The pictures of each prompt."""
     shutil.rmtree(folder, ignore_errors=True)
     paths = generate_files(
@@ -76,7 +102,7 @@ def _draw_loss(run: Path, path: Path) -> Path:
     lines = read_lines(run / "metrics.jsonl")
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="#0072B2", linewidth=1)
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color=OKABE_ITO[0], linewidth=1)
     axes.set(xlabel="optimizer steps", ylabel="loss", yscale="log")
     figure.savefig(path, dpi=150)
     return path

@@ -1,13 +1,17 @@
-"""The time that the router's gate sees, where it is not the backbone's (paper, eq. 11)."""
+"""The time that a fusion sees, where it is not the backbone's (paper, eq. 11)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-POINTS = 101
+GateTime = Callable[[Float[Tensor, " batch"]], Float[Tensor, " batch"]]
+"""From the backbone's timesteps to those that the fusion sees."""
+
+SHIFT_START, SHIFT_SPAN = 0.2, 0.8  # flow times of eq. 11
 
 
 class TimestepMap:
@@ -48,31 +52,27 @@ class TimestepMap:
         return hash(self.points)
 
 
-def advanced(amplitude: float, start: float = 0.0, end: float = 1.0) -> TimestepMap:
-    """The gate runs ahead by a smooth bump, t + A sin²(π (t − a) / (b − a)) inside the window [a, b] of flow time.
+@cache
+def paper_shift(amplitude: float = 0.01) -> GateTime:
+    """The paper's eq. 11: t' = t + A (1 − cos(π (t − 0.2) / 0.8)) for flow times t in (0.2, 1], else t' = t.
 
-    It stands for the paper's eq. 11, a shift of the gate's time in the middle of sampling, whose exact form it does not
-    claim to have.
+    The advance grows to 2 A at t = 1 and is not clamped: past t' = 1 the gate extrapolates. One amplitude always gives
+    the same function.
 
     Args:
-        amplitude: A, the largest advance, in flow time; below 0 the gate lags.
-        start: a, where the window begins, in flow time.
-        end: b, where it ends.
+        amplitude: A, in flow time; below 0 the gate lags.
 
     Raises:
-        ValueError: the window is empty or leaves [0, 1], or the gate's time would run backwards.
+        ValueError: the gate's time would run backwards.
     """
-    if not 0 <= start < end <= 1:
-        raise ValueError(f"The window must lie in 0 to 1 and not be empty, not {start:g} to {end:g}.")
-    if abs(amplitude) * math.pi > end - start:
+    if amplitude < -SHIFT_SPAN / math.pi:
         raise ValueError(
-            f"An amplitude of {amplitude:g} in a window of {end - start:g} would turn the gate's time back; "
-            f"at most {(end - start) / math.pi:.3f} goes."
+            f"An amplitude of {amplitude:g} would turn the gate's time back; at least {-SHIFT_SPAN / math.pi:.3f} goes."
         )
-    points = []
-    for number in range(POINTS):
-        time = number / (POINTS - 1)
-        inside = (time - start) / (end - start)
-        advance = amplitude * math.sin(math.pi * inside) ** 2 if 0 < inside < 1 else 0.0
-        points.append((1000 * (1 - time), 1000 * (1 - min(max(time + advance, 0.0), 1.0))))
-    return TimestepMap(points)
+
+    def gate_time(timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        timestep = timestep.float()
+        inside = (1 - timestep / 1000 - SHIFT_START).clamp(min=0) / SHIFT_SPAN
+        return timestep - 1000 * amplitude * (1 - torch.cos(math.pi * inside))
+
+    return gate_time

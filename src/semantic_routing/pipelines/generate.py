@@ -7,6 +7,8 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ..fusion import LayerGains
+from ..io.resources import DEMO
 from .loading import load_pipeline
 
 
@@ -18,16 +20,17 @@ def read_prompts(path: Path) -> list[str]:
 def generate_files(
     prompts: Sequence[str],
     out: Path,
-    pipeline: str | None = None,
+    pipeline: str = DEMO,
     images_per_prompt: int = 4,
     seed: int = 0,
-    steps: int = 50,
-    guidance: float = 2.0,
+    steps: int | None = None,
+    guidance: float | None = None,
     negative_prompt: str | None = None,
     size: int | None = None,
     batch_size: int = 8,
     dtype: str = "float32",
     device: str | None = None,
+    layer_gains: LayerGains | None = None,
 ) -> list[Path]:
     """Writes `00000-0.png` (prompt 0, image 0) and so on, and `grid.png` with a row a prompt; returns the images.
 
@@ -36,16 +39,17 @@ def generate_files(
     Args:
         prompts: at least one.
         out: folder for the images.
-        pipeline: folder or hub name; None is the demo model.
+        pipeline: folder, hub name or `demo`.
         images_per_prompt: images of each prompt.
         seed: of the first image.
-        steps: Euler steps.
-        guidance: classifier-free guidance scale.
+        steps: Euler steps; None is the pipeline's own number.
+        guidance: classifier-free guidance scale; None is the pipeline's own.
         negative_prompt: what guidance moves away from.
         size: pixels a side; None is the model's.
         batch_size: prompts at a time.
         dtype: of the weights.
         device: None is cuda where there is one.
+        layer_gains: factors of language-model layers, see `fusion.LayerGains`.
 
     Raises:
         ValueError: there is no prompt, or the pipeline cannot be loaded.
@@ -66,6 +70,7 @@ def generate_files(
             num_inference_steps=steps,
             guidance_scale=guidance,
             num_images_per_prompt=images_per_prompt,
+            layer_gains=layer_gains,
             generator=[torch.Generator().manual_seed(seed + i) for _ in batch for i in range(images_per_prompt)],
             return_dict=False,
         )[0]

@@ -2,17 +2,17 @@
 
 import torch
 
-from ..io.resources import resource
+from ..io.resources import DEMO
 from .semantic_routing import SemanticRoutingPipeline
 
 
 def load_pipeline(
     name: str | None = None, dtype: str = "float32", device: str | None = None
 ) -> SemanticRoutingPipeline:
-    """Opens a pipeline by folder or hub name; None is the demo model that comes with the project.
+    """Opens a saved pipeline.
 
     Args:
-        name: folder or hub name.
+        name: folder, hub name or `demo`; None is the demo model.
         dtype: of the weights.
         device: default: cuda where there is one.
 
@@ -21,8 +21,7 @@ def load_pipeline(
         OSError: there is no such folder or hub name.
     """
     target = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    path = str(resource("demo")) if name is None else name
-    pipeline = SemanticRoutingPipeline.from_pretrained(path, dtype=getattr(torch, dtype))
+    pipeline = SemanticRoutingPipeline.from_pretrained(name or DEMO, dtype=getattr(torch, dtype))
     return pipeline.to(target)
 
 

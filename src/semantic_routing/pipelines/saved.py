@@ -1,85 +1,103 @@
-"""The router of a saved pipeline, without its backbone."""
+"""The fusion of a saved pipeline, without its backbone."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
+import yaml
 from safetensors import safe_open
 
-from ..fusion import STRATEGIES, SemanticRouter
-from ..io.resources import resource
+from ..fusion import TextFusion
+from ..io.files import read_json
+from ..io.resources import resolve_pipeline
+from ..models.transformer import current_name, find_fusion, fusion_sizes
 
-PREFIX = "router."
-ROUTERLESS = "fusedit"  # what there is beside `STRATEGIES`
+PREFIX = "fusion."
 
 
 class PipelineFiles(NamedTuple):
     """What the small files of a pipeline say."""
 
-    name: str | None
+    name: str
     folder: Path
     model_index: dict[str, Any]
     transformer: dict[str, Any]
 
     @property
-    def strategy(self) -> str:
-        """The fusion strategy, or `ROUTERLESS`."""
-        return str(self.transformer.get("strategy", ROUTERLESS))
+    def strategy(self) -> str | None:
+        """The fusion strategy; None where the transformer has no fusion."""
+        # Version 0.1 wrote the kind of a transformer without a fusion here.
+        name = self.transformer.get("strategy")
+        return None if name == "fusedit" else name
+
+    @property
+    def trained_skills(self) -> tuple[str, ...] | None:
+        """The skills of scenes that training named, where the pipeline's folder has the `config.yaml` of its training.
+
+        None where it has none, or the model was trained on something else.
+        """
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            return None
+        source = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["source"]
+        if source.get("source") != "scenes":
+            return None
+        from ..scenes import SKILLS
+
+        named = source.get("skills") or SKILLS
+        return tuple(skill for skill in SKILLS if skill in named)
 
 
-def find_pipeline(name: str | None) -> PipelineFiles:
-    """Reads the configuration files of a pipeline by folder or hub name; None is the demo model.
+def find_pipeline(name: str) -> PipelineFiles:
+    """Reads the configuration files of a pipeline by folder or hub name, or of the demo model by "demo".
 
     Raises:
-        ValueError: the folder holds no pipeline.
-        OSError: there is no such folder or hub name.
+        ValueError: the folder holds no pipeline, or there is no such folder or hub name.
+        OSError: the hub cannot be reached.
     """
-    folder = resource("demo") if name is None else Path(name)
+    folder = Path(resolve_pipeline(name))
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
         wanted = ["model_index.json", "transformer/config.json", "transformer/*.safetensors"]
         try:
-            folder = Path(snapshot_download(str(name), allow_patterns=wanted))
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
         except ValueError as error:
             raise ValueError(f"{name!r} is neither a pipeline's folder nor a hub name.") from error
-    texts = []
-    for path in (folder / "model_index.json", folder / "transformer" / "config.json"):
+    paths = [folder / "model_index.json", folder / "transformer" / "config.json"]
+    for path in paths:
         if not path.is_file():
             raise ValueError(f"{folder} is not a pipeline's folder: it has no {path.relative_to(folder)}.")
-        texts.append(json.loads(path.read_text(encoding="utf-8")))
-    return PipelineFiles(name, folder, *texts)
+    return PipelineFiles(name, folder, *map(read_json, paths))
 
 
-def load_router(files: PipelineFiles) -> SemanticRouter:
-    """Builds the router alone and reads its own tensors, and no others, from the checkpoint.
+def load_fusion(files: PipelineFiles) -> TextFusion:
+    """Builds the fusion alone and reads its own tensors, and no others, from the checkpoint.
 
     Raises:
-        ValueError: the transformer has no router, or the checkpoint lacks its weights.
+        ValueError: the transformer has no fusion, the fusion is not registered, or the checkpoint lacks its weights.
     """
-    if files.strategy not in STRATEGIES:
-        raise ValueError(f"The transformer in {files.folder} has no router: its strategy is {files.strategy!r}.")
     config = files.transformer
-    router = SemanticRouter(config["strategy"], config["num_text_layers"], config["num_blocks"])
+    if files.strategy is None:
+        raise ValueError(f"The transformer in {files.folder} has no fusion.")
+    fusion = find_fusion(files.strategy, config.get("fusion_source"))(
+        fusion_sizes(config), **config.get("fusion_options") or {}
+    )
     tensors = {}
     for path in sorted((files.folder / "transformer").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dictionary)
-                if key.startswith(PREFIX):
-                    tensors[key.removeprefix(PREFIX)] = file.get_tensor(key).float()
-    missing = sorted(router.state_dict().keys() - tensors.keys())
+                name = current_name(key)
+                if name.startswith(PREFIX):
+                    tensors[name.removeprefix(PREFIX)] = file.get_tensor(key).float()
+    missing = sorted(fusion.state_dict().keys() - tensors.keys())
     if missing:
         raise ValueError(f"The weights in {files.folder / 'transformer'} lack {PREFIX}{missing[0]}.")
-    router.load_state_dict(tensors)
-    return router.eval()
+    fusion.load_state_dict(tensors)
+    return fusion.eval()
 
 
 def layer_numbers(files: PipelineFiles) -> list[int]:
-    """The language-model layers that the router reads, as `semantic_routing.text.resolve_layers` numbers them."""
+    """The language-model layers that the fusion reads, as `semantic_routing.text.resolve_layers` numbers them."""
     layers = files.model_index.get("text_layers", "all")
     count = int(files.transformer["num_text_layers"])
     if layers == "all":
@@ -94,11 +112,3 @@ def layer_numbers(files: PipelineFiles) -> list[int]:
     saved = files.folder / "text_encoder"
     source = str(saved) if saved.is_dir() else resolve_model(files.model_index["text_model"])
     return resolve_layers(layers, AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers)
-
-
-@torch.no_grad()
-def fusion_weights(router: SemanticRouter, flow_times: NDArray[np.float64]) -> Float[np.ndarray, "times blocks layers"]:
-    """α at flow times t in [0, 1], in float64; one time, or one block, where the strategy depends on none."""
-    times = flow_times if router.depends_on_time else flow_times[:1]
-    timestep = torch.tensor(1000 * (1 - times), dtype=torch.float32)
-    return router.weights(timestep).transpose(0, 1).double().numpy()

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..io.files import whole_file, write_json
 
 Coordinate = str | int | float
 Coordinates = Sequence[Coordinate]
@@ -44,7 +45,7 @@ class NamedArray:
 
     def write_csv(self, path: Path, value: str = "value") -> Path:
         """One row a number: its coordinates, then the number."""
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow([*self.axes, value])
             for place, number in zip(itertools.product(*self.axes.values()), self.values.flat, strict=True):
@@ -61,8 +62,7 @@ Arrays = dict[str, NamedArray]
 
 def write_arrays(arrays: Arrays, folder: Path, stem: str) -> list[Path]:
     """`STEM.json` with all arrays, and `STEM-NAME.csv` for each."""
-    path = folder / f"{stem}.json"
-    path.write_text(json.dumps({name: array.to_dict() for name, array in arrays.items()}), encoding="utf-8")
+    path = write_json(folder / f"{stem}.json", {name: array.to_dict() for name, array in arrays.items()})
     return [path, *(array.write_csv(folder / f"{stem}-{name}.csv", name) for name, array in arrays.items())]
 
 

@@ -1,4 +1,4 @@
-"""How figures look: sizes in print, colors that color-blind readers can tell apart, PNG and SVG."""
+"""How figures look: one width for all, colors that color-blind readers can tell apart, PNG and SVG."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
 from numpy.typing import NDArray
 
 # Okabe and Ito's qualitative palette, the yellow left out: it vanishes on white paper.
@@ -17,6 +19,8 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 SEQUENTIAL = "viridis"
 MATRIX = "cividis"
 DPI = 200
+WIDTH = 7.2  # inches: a page of print, and with `SCREEN` the width of an HTML page
+SCREEN = 1.25  # a screen is read from further away than paper
 
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -36,11 +40,11 @@ STYLE: dict[str, Any] = {
 }
 
 
-class Drawing(NamedTuple):
-    """A figure, the stem of its files, and the caption that it can be printed with."""
+class Figure(NamedTuple):
+    """What was drawn, the stem of its files, and the caption that it can be printed with."""
 
     name: str
-    figure: Figure
+    canvas: matplotlib.figure.Figure
     caption: str
 
 
@@ -51,11 +55,11 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(rows: int, columns: int, width: float = 3.3, height: float = 2.4, **share: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `rows` x `columns` panels in reading order, each `width` x `height` inches."""
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **share)
-    return figure, list(grid.flat)
+def panels(rows: int, columns: int, height: float = 2.4, **options: Any) -> tuple[matplotlib.figure.Figure, list[Axes]]:
+    """A canvas of `rows` x `columns` panels in reading order, each `height` inches high, `WIDTH` wide together."""
+    canvas = matplotlib.figure.Figure(figsize=(WIDTH, height * rows), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False, **options)
+    return canvas, list(grid.flat)
 
 
 def grid_of(count: int, most_columns: int) -> tuple[int, int]:
@@ -76,7 +80,17 @@ def sequence_colors(count: int) -> list[Any]:
     return list(matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.88, count)))
 
 
-def heat_map(axes: Axes, values: NDArray[np.float64], low: float, high: float, colors: str = SEQUENTIAL) -> Any:
+def sequence_bar(canvas: matplotlib.figure.Figure, axes: Sequence[Axes], count: int, label: str) -> None:
+    """The legend of curves in `sequence_colors(count)`: a bar with a cell a curve."""
+    colors = matplotlib.colors.ListedColormap(sequence_colors(count))
+    cells = ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), colors)
+    ticks = range(0, count, -(-count // 12))
+    canvas.colorbar(cells, ax=axes, label=label, ticks=list(ticks))
+
+
+def heat_map(
+    axes: Axes, values: NDArray[np.float64], low: float, high: float, colors: Any = SEQUENTIAL
+) -> ScalarMappable:
     """Cells centered on whole numbers, row 0 at the bottom; returns what a color bar needs."""
     rows, columns = values.shape
     return axes.pcolormesh(
@@ -97,10 +111,10 @@ def signed(number: float, digits: int) -> str:
     return f"{number:+.{digits}f}".replace("-", "−")
 
 
-def save(drawing: Drawing, folder: Path) -> list[Path]:
+def save(figure: Figure, folder: Path) -> list[Path]:
     """Writes the PNG, which comes first, and the SVG."""
-    paths = [folder / f"{drawing.name}.png", folder / f"{drawing.name}.svg"]
-    drawing.figure.savefig(paths[0], dpi=DPI)
-    drawing.figure.set_layout_engine("none")  # all is in its place now
-    drawing.figure.savefig(paths[1], metadata={"Date": None})
+    paths = [folder / f"{figure.name}.png", folder / f"{figure.name}.svg"]
+    figure.canvas.savefig(paths[0], dpi=DPI)
+    figure.canvas.set_layout_engine("none")  # all is in its place now
+    figure.canvas.savefig(paths[1], metadata={"Date": None})
     return paths

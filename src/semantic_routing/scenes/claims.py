@@ -2,17 +2,23 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
-from .geometry import RELATIONS, related
+from .geometry import DIRECTIONS, RELATIONS, related
 from .world import BACKGROUNDS, COLORS, PARTS, RADII, SHAPES, UNKNOWN, Scene, SceneObject
 
-_VALUES: dict[str, tuple[str, ...]] = {
+IN_ORDER = 0.04
+"""Centers closer than this along an axis have no order there."""
+
+VALUES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "color": tuple(COLORS),
     "size": tuple(RADII),
     "part": PARTS,
 }
+"""The attributes of an object and their values."""
 
 
 def _require(value: str, wanted: tuple[str, ...], name: str) -> None:
@@ -21,8 +27,8 @@ def _require(value: str, wanted: tuple[str, ...], name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A description of objects; what is None is left open, so `Kind()` is any object at all."""
+class Description:
+    """A description of objects; what is None is left open, so `Description()` is any object at all."""
 
     shape: str | None = None
     color: str | None = None
@@ -30,18 +36,14 @@ class Kind:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        for name, wanted in _VALUES.items():
+        for name, wanted in VALUES.items():
             value = getattr(self, name)
             if value is not None:
                 _require(value, wanted, name)
 
     def matches(self, thing: SceneObject) -> bool:
-        """Whether `thing` fits. An unknown object fits no description, and counts only as an object."""
-        if self == Kind():
-            return True
-        if thing.shape == UNKNOWN:
-            return False
-        return all(getattr(self, name) in (None, getattr(thing, name)) for name in _VALUES)
+        """Whether `thing` fits. An object of unknown shape still has its color, so it can be a red object."""
+        return all(getattr(self, name) in (None, getattr(thing, name)) for name in VALUES)
 
     def among(self, scene: Scene) -> list[SceneObject]:
         """The objects of `scene` that fit."""
@@ -51,6 +53,7 @@ class Kind:
         return " ".join(word for word in (self.size, self.part, self.color, self.shape or "object") if word)
 
 
+@dataclass(frozen=True)
 class Claim(ABC):
     """A statement that holds in a scene or does not."""
 
@@ -60,22 +63,22 @@ class Claim(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The claim as strings, numbers and dictionaries, with its class under "claim"."""
-        return {"claim": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return {"claim": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Count(Claim):
-    """Exactly `number` objects are of `kind`; 0 says that there are none."""
+    """Exactly `number` objects fit `description`; 0 says that there are none."""
 
-    kind: Kind
+    description: Description
     number: int
 
     def holds(self, scene: Scene) -> bool:
         """Whether the number is exact."""
-        return len(self.kind.among(scene)) == self.number
+        return len(self.description.among(scene)) == self.number
 
     def __str__(self) -> str:
-        return f"{self.number} × {self.kind}"
+        return f"{self.number} × {self.description}"
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,11 @@ class Background(Claim):
 
 @dataclass(frozen=True)
 class Related(Claim):
-    """Some object of kind `subject` is `relation` of some object of kind `anchor`."""
+    """Some object that fits `subject` is `relation` of another that fits `anchor`."""
 
     relation: str
-    subject: Kind
-    anchor: Kind
+    subject: Description
+    anchor: Description
 
     def __post_init__(self) -> None:
         _require(self.relation, RELATIONS, "relation")
@@ -117,11 +120,11 @@ class Related(Claim):
 
 @dataclass(frozen=True)
 class Compare(Claim):
-    """There are more objects of kind `first` than of kind `second`, or equally many; at least one of each."""
+    """More objects fit `first` than `second`, or equally many do; at least one fits each."""
 
-    first: Kind
+    first: Description
     order: str
-    second: Kind
+    second: Description
 
     def __post_init__(self) -> None:
         _require(self.order, ("more", "equal"), "order")
@@ -138,31 +141,62 @@ class Compare(Claim):
 
 @dataclass(frozen=True)
 class Every(Claim):
-    """Every object of `kind` is also of kind `quality`, and there is at least one."""
+    """Every object that fits `description` fits `quality` too, and there is at least one.
 
-    kind: Kind
-    quality: Kind
+    An object whose shape is not recognized is an exception."""
+
+    description: Description
+    quality: Description
 
     def holds(self, scene: Scene) -> bool:
         """Whether none is an exception."""
-        things = self.kind.among(scene)
-        return bool(things) and all(self.quality.matches(thing) for thing in things)
+        things = self.description.among(scene)
+        return bool(things) and all(thing.shape != UNKNOWN and self.quality.matches(thing) for thing in things)
 
     def __str__(self) -> str:
-        return f"every {self.kind} is a {self.quality}"
+        return f"every {self.description} is a {self.quality}"
 
 
-_CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Background, Related, Compare, Every)}
+@dataclass(frozen=True)
+class Ordinal(Claim):
+    """The object number `number` (1 is the first), counted from `side`, fits `description`.
+
+    It holds only where the order is clear: `IN_ORDER` or more between each center and the next.
+    """
+
+    number: int
+    side: str
+    description: Description
+
+    def __post_init__(self) -> None:
+        _require(self.side, DIRECTIONS, "side")
+
+    def holds(self, scene: Scene) -> bool:
+        """Whether the object at that place of the order of all objects is recognized and fits."""
+        along = attrgetter("x" if self.side in ("left", "right") else "y")
+        in_order = sorted(scene.objects, key=along, reverse=self.side in ("right", "below"))
+        clear = all(abs(along(a) - along(b)) > IN_ORDER for a, b in pairwise(in_order))
+        if not clear or not 1 <= self.number <= len(in_order):
+            return False
+        found = in_order[self.number - 1]
+        return found.shape != UNKNOWN and self.description.matches(found)
+
+    def __str__(self) -> str:
+        return f"number {self.number} from {self.side} is a {self.description}"
+
+
+CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Background, Related, Compare, Every, Ordinal)}
+"""Every sort of claim by its name."""
 
 
 def claim_from_dict(record: dict[str, Any]) -> Claim:
     """The claim that `Claim.to_dict` wrote."""
     values = dict(record)
     name = values.pop("claim", None)
-    if name not in _CLAIMS:
-        raise ValueError(f"Claim is {name!r}, but must be one of {', '.join(_CLAIMS)}.")
-    cls = _CLAIMS[name]
-    wanted = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    if name not in CLAIMS:
+        raise ValueError(f"Claim is {name!r}, but must be one of {', '.join(CLAIMS)}.")
+    cls = CLAIMS[name]
+    wanted = {field.name for field in fields(cls)}
     if set(values) != wanted:
         raise ValueError(f"{name} has fields {sorted(values)}, but must have {sorted(wanted)}.")
-    return cls(**{key: Kind(**value) if isinstance(value, dict) else value for key, value in values.items()})
+    return cls(**{key: Description(**value) if isinstance(value, dict) else value for key, value in values.items()})

@@ -6,13 +6,15 @@ its shape, size and part are those of the drawn template that it agrees with bes
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from .claims import Claim
 from .geometry import FloatArray
@@ -41,6 +43,7 @@ _GROUND_NAMES, _GROUND_VALUES = tuple(BACKGROUNDS), np.array(list(BACKGROUNDS.va
 _PALETTE = np.concatenate([_GROUND_VALUES, _COLOR_VALUES])
 
 Mask = NDArray[np.bool_]
+EIGHT_NEIGHBORS = np.ones((3, 3), np.bool_)
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,6 @@ class Templates:
     """(template, template): whether two templates are of different shapes."""
     smallest_area: float
     """Ink of the template with the least, in pixels."""
-
-
-def _blurred(maps: FloatArray, sigma: float) -> FloatArray:
-    """Maps (..., size, size) after a Gaussian blur with standard deviation `sigma` in pixels."""
-    reach = int(np.ceil(3 * sigma))
-    kernel = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).astype(np.float32)
-    for axis in (-1, -2):
-        shifted = (weight * np.roll(maps, shift - reach, axis) for shift, weight in enumerate(kernel))
-        maps = reduce(np.add, shifted)
-    return maps
 
 
 @lru_cache(maxsize=8)
@@ -98,7 +90,8 @@ def templates(size: int) -> Templates:
         for row, column in product(range(PHASES), repeat=2):
             shift_x, shift_y = column / PHASES - offset[index, 0], row / PHASES - offset[index, 1]
             ink[row, column, index] = draw(name, scale, float(shift_x), float(shift_y))
-    ink = np.concatenate([ink, _blurred(ink, SOFTNESS * size)], axis=2)
+    soft = ndimage.gaussian_filter(ink, SOFTNESS * size, axes=(-2, -1))
+    ink = np.concatenate([ink, soft], axis=2)
     names = [name for name, _ in variants] * 2
     shapes = np.array([shape for shape, _, _ in names])
     return Templates(
@@ -124,18 +117,11 @@ def _as_square(image: NDArray[Any]) -> FloatArray:
 def _background(picture: FloatArray) -> tuple[str, FloatArray]:
     """The background's name, and its color as it appears in this picture."""
     pixels = picture.reshape(-1, 3)
-    nearest = ((pixels[:, None] - _PALETTE) ** 2).sum(-1).argmin(1)
+    nearest = cdist(pixels, _PALETTE).argmin(1)
     votes = np.bincount(nearest, minlength=len(_PALETTE))[: len(_GROUND_NAMES)]
     winner = int(votes.argmax())
     color = np.median(pixels[nearest == winner], axis=0) if votes[winner] else _GROUND_VALUES[winner]
     return _GROUND_NAMES[winner], color.astype(np.float32)
-
-
-def _box_sum(maps: FloatArray) -> FloatArray:
-    """Sum over each pixel's neighborhood of 3 × 3, for maps (..., size, size)."""
-    padded = np.pad(maps, [(0, 0)] * (maps.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
-    rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
-    return rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
 
 
 def _unmix(picture: FloatArray, ground: FloatArray) -> tuple[FloatArray, NDArray[np.intp]]:
@@ -146,29 +132,15 @@ def _unmix(picture: FloatArray, ground: FloatArray) -> tuple[FloatArray, NDArray
     mixed, pure = picture - ground, _COLOR_VALUES - ground
     ink = np.clip(np.einsum("yxc,kc->kyx", mixed, pure) / (pure**2).sum(1)[:, None, None], 0, 1)
     unexplained = ((mixed - ink[..., None] * pure[:, None, None]) ** 2).sum(-1)
-    return ink, _box_sum(unexplained).argmin(0)
+    return ink, ndimage.uniform_filter(unexplained, 3, axes=(-2, -1)).argmin(0)
 
 
 def _components(labels: NDArray[np.intp]) -> list[Mask]:
     """Masks of the connected areas (8 neighbors) of equal label; label −1 is background."""
-    height, width = labels.shape
-    stride = width + 2
-    flat = np.pad(labels, 1, constant_values=-1).ravel().tolist()
-    steps = (1, -1, stride, -stride, stride + 1, stride - 1, -stride + 1, -stride - 1)
-    masks = []
-    for start, label in enumerate(flat):
-        if label < 0:
-            continue
-        flat[start] = -1
-        members = [start]
-        for pixel in members:
-            for step in steps:
-                if flat[pixel + step] == label:
-                    flat[pixel + step] = -1
-                    members.append(pixel + step)
-        mask = np.zeros((height + 2) * stride, np.bool_)
-        mask[members] = True
-        masks.append(mask.reshape(height + 2, stride)[1:-1, 1:-1])
+    masks: list[Mask] = []
+    for label in np.unique(labels[labels >= 0]):
+        numbered, count = ndimage.label(labels == label, EIGHT_NEIGHBORS)
+        masks += [numbered == number for number in range(1, count + 1)]
     return masks
 
 
@@ -210,7 +182,7 @@ def detect(image: NDArray[Any]) -> Scene:
     objects = []
     for mask in masks:
         index = int(color[mask][0])
-        near = _box_sum(mask.astype(np.float32)) > 0
+        near = ndimage.binary_dilation(mask, EIGHT_NEIGHBORS)
         objects.append(_identify(np.where(mask | (near & ~taken), ink[index], 0), _COLOR_NAMES[index]))
     return Scene(background, tuple(objects))
 

@@ -1,10 +1,12 @@
 """Signed distances of the shapes, and the four directions, touching and inside that follow from them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from .world import HOST, REACH, SceneObject
 
@@ -23,6 +25,7 @@ CLEAR_OFFSET = 0.1
 """Centers closer than this along an axis are not left/right or above/below of each other."""
 
 DIRECTIONS = ("left", "right", "above", "below")
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 RELATIONS = (*DIRECTIONS, "touching", "inside")
 
 
@@ -122,13 +125,14 @@ def gap(a: SceneObject, b: SceneObject) -> float:
 @cache
 def contact_distance(shape_a: str, size_a: str, shape_b: str, size_b: str, direction: tuple[int, int]) -> float:
     """How far along `direction`, a unit step along an axis, b's center lies from a's when they just touch."""
-    a = SceneObject(shape_a, "", size_a, 0.0, 0.0, "solid")
-    near, far = 0.0, 2 * REACH * (a.radius + SceneObject(shape_b, "", size_b, 0.0, 0.0, "solid").radius)
-    for _ in range(16):
-        middle = (near + far) / 2
-        b = SceneObject(shape_b, "", size_b, direction[0] * middle, direction[1] * middle, "solid")
-        near, far = (middle, far) if gap(a, b) < 0 else (near, middle)
-    return near
+    a, b = SceneObject(shape_a, "", size_a, 0.0, 0.0, "solid"), SceneObject(shape_b, "", size_b, 0.0, 0.0, "solid")
+
+    def gap_at(distance: float) -> float:
+        return gap(a, replace(b, x=direction[0] * distance, y=direction[1] * distance))
+
+    # At half the radii's sum any two shapes overlap; nearer still, one may hold the other whole, which is a gap again.
+    radii = a.radius + b.radius
+    return float(brentq(gap_at, radii / 2, 2 * REACH * radii, xtol=1e-5))
 
 
 def relation_between(a: SceneObject, b: SceneObject) -> str | None:

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from random import Random
 
-from .claims import Kind
+from .claims import Description
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
-_SIZES = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
-_PARTS = {"solid": ("solid", "filled"), "outlined": ("outlined", "outlined", "hollow"), "striped": ("striped",)}
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+PART_WORDS = {
+    "solid": ("solid", "filled", "that is filled"),
+    "outlined": ("outlined", "hollow", "drawn as an outline"),
+    "striped": ("striped", "striped", "with stripes"),
+}
+"""Two words that come before a noun, and one that comes after it."""
 
 RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "left": ("left of", "to the left of", "on the left side of"),
@@ -22,16 +27,23 @@ RELATION_WORDS: dict[str, tuple[str, ...]] = {
 _OPENERS = ("", "", "", "a picture of ", "an image of ", "a photo of ", "a drawing of ", "there is ", "we see ")
 
 
-def noun(rng: Random, kind: Kind, number: int = 1) -> str:
-    """The words for `kind` without article or number, in the plural unless `number` is 1."""
-    shape = kind.shape or rng.choice(("object", "shape"))
-    if number != 1:
-        shape += "es" if shape.endswith("s") else "s"
+def plural(word: str) -> str:
+    """The plural of a noun."""
+    return word + ("es" if word.endswith("s") else "s")
+
+
+def _often_first(rng: Random, words: Sequence[str]) -> str:
+    return rng.choice((words[0], words[0], words[1]))
+
+
+def noun(rng: Random, described: Description, number: int = 1) -> str:
+    """The words for `described` without article or number, in the plural unless `number` is 1."""
+    shape = described.shape or rng.choice(("object", "shape"))
     words = (
-        rng.choice(_SIZES[kind.size]) if kind.size else None,
-        rng.choice(_PARTS[kind.part]) if kind.part else None,
-        kind.color,
-        shape,
+        _often_first(rng, SIZE_WORDS[described.size]) if described.size else None,
+        _often_first(rng, PART_WORDS[described.part]) if described.part else None,
+        described.color,
+        shape if number == 1 else plural(shape),
     )
     return " ".join(word for word in words if word)
 
@@ -41,17 +53,17 @@ def with_article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def thing(rng: Random, kind: Kind) -> str:
-    """One object of `kind`, such as "a small red circle"."""
-    return with_article(noun(rng, kind))
+def thing(rng: Random, described: Description) -> str:
+    """One object of `described`, such as "a small red circle"."""
+    return with_article(noun(rng, described))
 
 
-def things(rng: Random, kind: Kind, number: int) -> str:
-    """`number` objects of `kind`, such as "two red circles" or "2 red circles"."""
+def things(rng: Random, described: Description, number: int) -> str:
+    """`number` objects of `described`, such as "two red circles" or "2 red circles"."""
     if number == 1 and rng.random() < 0.5:
-        return thing(rng, kind)
+        return thing(rng, described)
     numeral = str(number) if number > 1 and rng.random() < 0.15 else NUMBERS[number]
-    return f"{numeral} {noun(rng, kind, number)}"
+    return f"{numeral} {noun(rng, described, number)}"
 
 
 def listed(phrases: Sequence[str]) -> str:

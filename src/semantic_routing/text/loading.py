@@ -10,6 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 from transformers import logging as transformers_logging
 
+from ..io.extras import how_to_install
+
 PACKAGE_PREFIX = "package:"
 
 # Where vision-language checkpoints keep their language model, in the spellings that hub checkpoints use.
@@ -23,7 +25,10 @@ def resolve_model(name: str) -> str:
     package = name.removeprefix(PACKAGE_PREFIX)
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"Text encoder {name!r} needs the Python package {package!r}, which is not installed.")
+        raise ValueError(
+            f"Text encoder {name!r} needs the Python package {package!r}, which is not installed: "
+            f"{how_to_install(package)}"
+        )
     return str(Path(spec.submodule_search_locations[0]) / "model")
 
 

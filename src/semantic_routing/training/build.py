@@ -13,6 +13,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ..data import LatentsSource
 from ..data.latents import read_manifest
+from ..io.resources import resolve_pipeline
 from ..models import MODELS, DiffusionTransformer2DModel
 from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
@@ -87,7 +88,7 @@ def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel) -> Non
     Raises:
         ValueError: the saved transformer is another one.
     """
-    saved = type(transformer).from_pretrained(pipeline, subfolder="transformer", dtype=torch.float32)
+    saved = type(transformer).from_pretrained(resolve_pipeline(pipeline), subfolder="transformer", dtype=torch.float32)
     for key, value in transformer.config.items():
         if key != "sample_size" and not key.startswith("_") and saved.config.get(key) != value:
             raise ValueError(f"{pipeline} was made with {key}={saved.config.get(key)!r}; the config says {value!r}.")
@@ -172,7 +173,12 @@ def _weights_file(config: VAEConfig) -> Path:
 
 
 def _subfolder(config: VAEConfig) -> dict[str, Any]:
-    return {} if config.subfolder is None else {"subfolder": config.subfolder}
+    if config.subfolder is None:
+        return {}
+    # diffusers overlooks a subfolder that is not there if the folder itself holds a model.
+    if Path(config.model).is_dir() and not Path(config.model, config.subfolder).is_dir():
+        raise ValueError(f"vae.subfolder: {config.model} has no folder {config.subfolder!r}.")
+    return {"subfolder": config.subfolder}
 
 
 def build_pipeline(
@@ -182,16 +188,22 @@ def build_pipeline(
     codec: LatentCodec,
     named: bool = False,
 ) -> SemanticRoutingPipeline:
-    """The pipeline that samples from the transformer; `named` keeps the text encoder's name in place of a copy."""
+    """The pipeline that samples from the transformer; `named` keeps the text encoder's name in place of a copy.
+
+    A text encoder in a folder is named by its absolute path, since a pipeline is loaded from anywhere.
+    """
+    text_model = Path(config.text.model)
     return SemanticRoutingPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=config.flow.shift),
         text_encoder=None if named else encoder.model,
         tokenizer=None if named else encoder.tokenizer,
         vae=codec.vae,
-        text_model=config.text.model,
+        text_model=str(text_model.resolve()) if text_model.is_dir() else config.text.model,
         text_layers=encoder.layers,
         instruction=encoder.instruction,
         chat_template=encoder.chat_template,
         max_length=encoder.max_length,
+        default_num_inference_steps=config.validation.num_inference_steps,
+        default_guidance_scale=config.validation.guidance_scale,
     )

@@ -1,11 +1,10 @@
 """What a run would be and cost, without running it."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..models import DiffusionTransformer2DModel
 from ..models.flops import (
     PAPER_SAMPLING,
     count_as_paper,
@@ -16,6 +15,7 @@ from ..models.flops import (
 )
 from .build import Sizes, build_transformer, language_model_config, resolve_sizes
 from .config import Config
+from .run import check_trackers
 
 # Backward computes the gradients of a product's two factors: twice the work of forward.
 BACKWARD = 2
@@ -45,11 +45,23 @@ def describe(config: Config) -> str:
     return "\n".join(lines)
 
 
+def check_inputs(config: Config) -> str:
+    """Opens what training reads, as far as that costs little, and says what was found.
+
+    Raises:
+        ValueError: the data set does not exist or does not fit the config, or a tracker is not installed.
+        OSError: a file cannot be read.
+    """
+    check_trackers(config.training.trackers)
+    length = config.data.source.open(config.data.image_size, config.training.seed).length
+    return f"The data source {config.data.source.source} has {'no end' if length is None else f'{length} examples'}."
+
+
 def _with_total(counts: dict[str, int]) -> list[tuple[str, int]]:
     return [*counts.items(), ("total", sum(counts.values()))]
 
 
-def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]:
+def _paper_sampling(config: Config, sizes: Sizes, transformer: DiffusionTransformer2DModel) -> list[str]:
     """FLOPs of one guided 512 x 512 image: as the paper's table 4 counts, and all that our sampler does."""
     language_model = language_model_config(config.text)
     run = transformer.prompt_encoder_class.layers_computed(sizes.layers, language_model)
@@ -95,7 +107,7 @@ def _saved_for_backward(config: Config, sizes: Sizes) -> int:
         return tensor
 
     with FakeTensorMode():
-        transformer: Any = build_transformer(config, sizes)
+        transformer: DiffusionTransformer2DModel = build_transformer(config, sizes)
         if config.training.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         weights = {parameter.untyped_storage()._cdata for parameter in transformer.parameters()}

@@ -10,6 +10,7 @@ from ..io.files import whole_folder
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint
 from .config import load_config
+from .run import CONFIG
 
 WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
 
@@ -35,10 +36,10 @@ def export_pipeline(
     """
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder.")
-    if (checkpoint / "config.yaml").is_file():
+    if (checkpoint / CONFIG).is_file():
         checkpoint = find_checkpoint(checkpoint, "latest")
     checkpoint = find_checkpoint(checkpoint.parent, checkpoint.name)
-    config = load_config(str(checkpoint.parent / "config.yaml"))
+    config = load_config(str(checkpoint.parent / CONFIG))
     sizes = resolve_sizes(config)
     transformer = build_transformer(config, sizes)
     check_architecture(checkpoint, transformer)

@@ -23,7 +23,7 @@ from .checkpoint import check_architecture, find_checkpoint, gather, list_checkp
 from .config import Config
 from .optimizer import build_optimizer
 from .progress import Progress
-from .run import Metrics, prepare_run
+from .run import Metrics, check_trackers, prepare_run
 from .step import batch_loss
 
 
@@ -56,6 +56,7 @@ class Trainer:
     def __init__(self, config: Config, resume: str | None = None) -> None:
         self.config = config
         options = config.training
+        check_trackers(options.trackers)
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # else accelerate does not join processes that torchrun started
             mixed_precision="bf16" if options.precision == "bfloat16" else "no",
@@ -65,6 +66,7 @@ class Trainer:
         )
         self.micro_batch = self._micro_batch()
         sizes = resolve_sizes(config)
+        source = config.data.source.open(config.data.image_size, options.seed)
         checkpoint = None if resume is None else find_checkpoint(options.output, resume)
         torch.manual_seed(options.seed)
         self.transformer = build_transformer(config, sizes)
@@ -75,7 +77,6 @@ class Trainer:
         # Known again after a resume, unless the run began from another pipeline.
         known = checkpoint is None or not options.initialize_from
         self.fusion_start = fusion_parameters(self.transformer) if known else {}
-        source = config.data.source.open(config.data.image_size, options.seed)
         data = config.data
         self.broken = BrokenExamples(source.length, data.max_broken)
         self.stream = ExampleStream(
@@ -150,7 +151,8 @@ class Trainer:
         options = self.config.training
         self.accelerator.init_trackers("semantic-routing", config={"config": self.config.to_yaml()})
         checkpoint = None
-        with self._stop_on_signal(), Progress(self.step, options.steps, self.accelerator.is_main_process) as progress:
+        seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
+        with self._stop_on_signal(), Progress(self.step, options.steps, main, seconds) as progress:
             batches = self._batches()
             while self.step < options.steps and not self._asked_to_stop():
                 started = time.perf_counter()
@@ -196,6 +198,7 @@ class Trainer:
                 losses.append(self._checked(loss))
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
+                    self._freeze_fusion()
                     limit = self.config.optimizer.max_grad_norm
                     grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
                 self.prepared_optimizer.step()
@@ -203,6 +206,14 @@ class Trainer:
         self.schedule.step()
         self.ema.step([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         return sum(losses) / len(losses), float(grad_norm)
+
+    def _freeze_fusion(self) -> None:
+        """Drops the fusion's gradients once its share of the steps is over: AdamW passes over what has none."""
+        options = self.config.training
+        if options.freeze_fusion_after is not None and self.step >= options.freeze_fusion_after * options.steps:
+            for name, parameter in self.transformer.named_parameters():
+                if name.startswith("fusion."):
+                    parameter.grad = None
 
     def _loss(self, batch: Batch) -> Tensor:
         dtype = getattr(torch, self.config.training.precision)

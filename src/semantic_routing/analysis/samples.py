@@ -1,7 +1,7 @@
 """Runs of the pipeline whose latents are kept at every step."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +9,10 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..fusion.timestep_map import TimestepMap
+from ..fusion.timestep_map import GateTime
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
 
 Latents = Float[Tensor, "images channels height width"]
 States = Float[Tensor, "times images channels height width"]
@@ -28,19 +31,19 @@ def gaussian(count: int, shape: Sequence[int], seed: int) -> Latents:
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)])
 
 
-def starting_noise(pipeline: Any, count: int, seed: int) -> Latents:
+def starting_noise(pipeline: "SemanticRoutingPipeline", count: int, seed: int) -> Latents:
     """Noise of the pipeline's own image size."""
     config = pipeline.transformer.config
     return gaussian(count, (config.in_channels, config.sample_size, config.sample_size), seed)
 
 
 def sample_latents(
-    pipeline: Any,
+    pipeline: "SemanticRoutingPipeline",
     prompts: Sequence[str],
     noise: Latents,
     steps: int,
     guidance: float,
-    timestep_map: TimestepMap | None = None,
+    timestep_map: GateTime | None = None,
     batch_size: int = 16,
     on_step: Callable[[Latents], None] | None = None,
 ) -> Latents:
@@ -52,7 +55,7 @@ def sample_latents(
         noise: the starting latents.
         steps: Euler steps.
         guidance: classifier-free guidance scale.
-        timestep_map: what the gate sees; None is the sampler's own time, even where the pipeline has a map.
+        timestep_map: the time that the fusion sees; None is the sampler's own time, even where the pipeline has a map.
         batch_size: images at a time.
         on_step: called with the latents of a batch after each step.
     """
@@ -74,13 +77,19 @@ def sample_latents(
             timestep_map=timestep_map or identity,
             output_type="latent",
             callback_on_step_end=callback,
-        )
-        ends.append(made.images.float().cpu())
+            return_dict=False,
+        )[0]
+        ends.append(made.float().cpu())
     return torch.cat(ends)
 
 
 def sample_trajectory(
-    pipeline: Any, prompts: Sequence[str], noise: Latents, steps: int, guidance: float, batch_size: int = 16
+    pipeline: "SemanticRoutingPipeline",
+    prompts: Sequence[str],
+    noise: Latents,
+    steps: int,
+    guidance: float,
+    batch_size: int = 16,
 ) -> Trajectory:
     """Samples, and keeps what the sampler went through."""
     states: list[Latents] = []
@@ -91,11 +100,11 @@ def sample_trajectory(
 
 
 def identity(timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-    """The gate sees the timestep itself, even where the pipeline has a map of its own."""
+    """The fusion sees the timestep itself, even where the pipeline has a map of its own."""
     return timestep
 
 
-def decode(pipeline: Any, latents: Latents) -> Pictures:
+def decode(pipeline: "SemanticRoutingPipeline", latents: Latents) -> Pictures:
     """Pictures of final latents."""
     device = pipeline.transformer.device
     images = pipeline.codec.decode(latents.to(device)).float()

@@ -1,0 +1,213 @@
+"""The model that is analyzed, and what can be chosen of the analyses."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..fusion import TextFusion
+from ..fusion.timestep_map import GateTime
+from ..pipelines.saved import PipelineFiles, layer_numbers, load_fusion
+from ..reporting.arrays import Arrays, NamedArray
+from .base import ANALYSES
+from .layer_weights import layer_weights
+from .samples import Latents, Trajectory, decode, sample_latents, sample_trajectory, starting_noise
+
+if TYPE_CHECKING:
+    from ..evaluation.scenes import ScenePrompt
+    from ..pipelines import SemanticRoutingPipeline
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """What can be chosen of the analyses.
+
+    Args:
+        all_blocks: draw curves for all blocks, not only for the first, the middle and the last.
+        prompts: to sample; None takes prompts of the embedded world, whose images can be judged.
+        num_prompts: how many of those, spread over the skills.
+        skills: of those; None is the skills that the model was trained on, or all where its folder does not say.
+        steps: of the scheduler; None is the pipeline's own number.
+        guidance: classifier-free guidance scale of samples; None is the pipeline's own.
+        guidance_scales: scales at which trajectories are measured; 1, the control, and `guidance` always are.
+        seed: image i starts from the noise of seed + i.
+        amplitude: of the paper's eq. 11, in flow time.
+        rounds: repetitions of each latency measurement.
+        dtype: of the weights.
+        device: None is cuda where there is one.
+
+    Raises:
+        ValueError: no prompt, or no step.
+    """
+
+    all_blocks: bool = False
+    prompts: tuple[str, ...] | None = None
+    num_prompts: int = 44
+    skills: tuple[str, ...] | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_scales: tuple[float, ...] = (1.0, 2.0, 4.0, 7.0)
+    seed: int = 0
+    amplitude: float = 0.01
+    rounds: int = 5
+    dtype: str = "float32"
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompts is not None and not self.prompts:
+            raise ValueError("The prompt file holds no prompt.")
+        steps = 2 if self.steps is None else self.steps
+        if self.num_prompts < 1 or steps < 2 or self.rounds < 1:
+            raise ValueError(
+                f"Analyses need at least 1 prompt, 2 steps and 1 round, not {self.num_prompts}, {steps} and "
+                f"{self.rounds}."
+            )
+
+
+class SavedModel:
+    """A saved pipeline. Its parts are read when they are first asked for, and nothing is sampled twice.
+
+    Args:
+        files: the pipeline's small files.
+        options: what was chosen.
+    """
+
+    def __init__(self, files: PipelineFiles, options: AnalysisOptions | None = None) -> None:
+        self.files = files
+        self.options = options or AnalysisOptions()
+        self._results: dict[str, Arrays] = {}
+        self._samples: dict[tuple[float, GateTime | None], Latents] = {}
+
+    @cached_property
+    def fusion(self) -> TextFusion | None:
+        """The fusion alone; None where the transformer has none."""
+        return None if self.files.strategy is None else load_fusion(self.files)
+
+    @property
+    def varies_with(self) -> frozenset[str]:
+        """What the fusion varies with."""
+        return frozenset() if self.fusion is None else self.fusion.varies_with
+
+    @property
+    def fusion_sentence(self) -> str:
+        """What the model has, to follow "this model"."""
+        if self.fusion is None:
+            return "has no fusion"
+        varied = " and ".join(sorted(self.varies_with)) or "nothing"
+        weights = "" if self.weights is not None else ", and has no layer weights"
+        return f"has the fusion {self.files.strategy}, which varies with {varied}{weights}"
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The language-model layers that the fusion reads."""
+        return layer_numbers(self.files)
+
+    @cached_property
+    def weights(self) -> NamedArray | None:
+        """Fusion weights over flow_time, block and layer, as far as they vary; None where there is no such thing."""
+        return layer_weights(self)
+
+    @property
+    def weight_axes(self) -> frozenset[str]:
+        """Axes of `distributions`; empty where there are none."""
+        weights = self.weights
+        return frozenset() if weights is None or weights.values.min() < 0 else frozenset(weights.axes)
+
+    @property
+    def distributions(self) -> NamedArray:
+        """The fusion weights, which are distributions over layers: none is negative.
+
+        Raises:
+            ValueError: there are no such weights.
+        """
+        if self.weights is None or not self.weight_axes:
+            raise ValueError(f"This needs layer weights that are not negative; this model {self.fusion_sentence}.")
+        return self.weights
+
+    @cached_property
+    def pipeline(self) -> "SemanticRoutingPipeline":
+        """The whole pipeline, for sampling."""
+        from ..pipelines.loading import load_pipeline
+
+        return load_pipeline(str(self.files.folder), self.options.dtype, self.options.device)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the scheduler."""
+        return self.options.steps or int(self.pipeline.config.default_num_inference_steps)
+
+    @property
+    def guidance(self) -> float:
+        """Guidance scale of samples."""
+        own = self.options.guidance
+        return float(self.pipeline.config.default_guidance_scale) if own is None else own
+
+    @property
+    def guidance_scales(self) -> list[float]:
+        """All guidance scales of trajectories, rising from the control."""
+        return sorted({1.0, self.guidance, *self.options.guidance_scales})
+
+    @cached_property
+    def trained_skills(self) -> tuple[str, ...] | None:
+        """Skills of scenes that the model was trained on; None where its folder does not say."""
+        return self.files.trained_skills
+
+    @cached_property
+    def scene_prompts(self) -> "list[ScenePrompt] | None":
+        """Prompts of the embedded world, spread evenly over the chosen skills; None where prompts were given."""
+        if self.options.prompts is not None:
+            return None
+        from ..evaluation.scenes import choose_prompts
+
+        prompts = choose_prompts(self.options.skills or self.trained_skills or ())
+        count = min(self.options.num_prompts, len(prompts))
+        return [prompts[number * len(prompts) // count] for number in range(count)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """What is sampled."""
+        if self.scene_prompts is None:
+            return list(self.options.prompts or ())
+        return [prompt.prompt for prompt in self.scene_prompts]
+
+    @cached_property
+    def noise(self) -> Latents:
+        """The starting noise of each prompt's image."""
+        return starting_noise(self.pipeline, len(self.prompts), self.options.seed)
+
+    def trajectory(self, guidance: float) -> Trajectory:
+        """How all prompts' images come about; only their ends are kept."""
+        found = sample_trajectory(self.pipeline, self.prompts, self.noise, self.steps, guidance)
+        self._samples[guidance, None] = found.states[-1]
+        return found
+
+    def samples(self, guidance: float, timestep_map: GateTime | None = None) -> Latents:
+        """Final latents of all prompts."""
+        key = (guidance, timestep_map)
+        if key not in self._samples:
+            self._samples[key] = self.samples_of(self.pipeline, guidance, timestep_map)
+        return self._samples[key]
+
+    def samples_of(
+        self, pipeline: "SemanticRoutingPipeline", guidance: float, timestep_map: GateTime | None = None
+    ) -> Latents:
+        """Final latents that another pipeline makes of the same prompts and noise."""
+        return sample_latents(pipeline, self.prompts, self.noise, self.steps, guidance, timestep_map)
+
+    def correct(self, latents: Latents) -> NDArray[np.bool_] | None:
+        """Whether each image shows all that its prompt claims; None for prompts that cannot be judged."""
+        if self.scene_prompts is None:
+            return None
+        from ..scenes import judge
+
+        pictures = decode(self.pipeline, latents)
+        pairs = zip(pictures, self.scene_prompts, strict=True)
+        return np.array([all(judge(picture, prompt.claims)) for picture, prompt in pairs])
+
+    def result(self, name: str) -> Arrays:
+        """The numbers of the analysis called `name`, computed once."""
+        if name not in self._results:
+            self._results[name] = ANALYSES.find(name)().compute(self)
+        return self._results[name]

@@ -1,4 +1,4 @@
-"""A tiny random host of each class in the table, in its own pipeline of `diffusers`, with its own kind of text encoder."""
+"""A tiny random host of each class in the table, in its own pipeline, with its own kind of text encoder."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -220,7 +220,7 @@ def kandinsky() -> TinyHost:
     pipe.prompt_template, pipe.prompt_template_encode_start_idx = "draw a draw {}", 3
 
     def text(pipe: Any, prompts: list[str]) -> dict[str, Any]:
-        text, pooled, lengths = pipe.encode_prompt(prompts, max_sequence_length=LENGTH, device="cpu")
+        text, pooled, _ = pipe.encode_prompt(prompts, max_sequence_length=LENGTH, device="cpu")
         return {
             "encoder_hidden_states": text, "pooled_projections": pooled, "text_rope_pos": torch.arange(text.shape[1])
         }  # fmt: skip

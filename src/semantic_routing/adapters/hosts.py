@@ -134,10 +134,11 @@ HOSTS = (
          "joint_attention_dim", ("context_embedder",), r"(single_)?transformer_blocks\.\d+", time="sigma"),
 )  # fmt: skip
 
+_PROJECTED = "its text passes a projection together with images"
 _ALL_LAYERS = "it reads many layers of its text encoder by itself"
 REFUSED = (
     Refusal("CosmosTransformer3DModel", _ALL_LAYERS, {"use_crossattn_projection": True}),
-    *(Refusal("UNet2DConditionModel", "its text passes a projection together with images", {"encoder_hid_dim_type": kind})
+    *(Refusal("UNet2DConditionModel", _PROJECTED, {"encoder_hid_dim_type": kind})
       for kind in ("image_proj", "text_image_proj", "text_proj")),
     Refusal("Flux2Transformer2DModel", _ALL_LAYERS),
     Refusal("LTX2VideoTransformer3DModel", _ALL_LAYERS),

@@ -112,7 +112,7 @@ def variant(pipeline: Any, strategy: str) -> Any:
     for name, child in transformer.named_children():
         setattr(other, name, child)
     other.router = SemanticRouter(strategy, len(layers), config["num_blocks"]).to(transformer.device)
-    names = ("instruction", "chat_template", "max_length")
+    names = ("instruction", "chat_template", "max_length", "last_layer")
     return type(pipeline)(
         transformer=other.eval(),
         scheduler=pipeline.scheduler,
@@ -127,7 +127,7 @@ def variant(pipeline: Any, strategy: str) -> Any:
 def count_flops(pipeline: Any, prompt: str, steps: int) -> int:
     """FLOPs of one guided image: the language model, then all of sampling."""
     from ..models.flops import Sampling, count_language_model, count_sampling
-    from ..text.early_exit import shorten
+    from ..text.depth import shorten
 
     config = pipeline.transformer.config
     tokens = pipeline.prompt_encoder.tokenize([prompt, ""])[1].shape[1]

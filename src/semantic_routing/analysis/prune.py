@@ -70,17 +70,16 @@ def restrict(router: SemanticRouter, strategy: str, kept: Sequence[int]) -> Sema
     return small.to(next(iter(whole.values())).device) if whole else small
 
 
-def prune_pipeline(pipeline: Any, kept: Sequence[int], shorten: bool = False) -> Any:
+def prune_pipeline(pipeline: Any, kept: Sequence[int]) -> Any:
     """A pipeline that shares all other weights with `pipeline` and reads only the layers at positions `kept`.
+
+    Its language model has no more layers than it needs.
 
     Args:
         pipeline: a pipeline with a router.
         kept: positions in the router's stack, rising.
-        shorten: give it a language model with no more layers than it needs.
     """
     from accelerate import init_empty_weights
-
-    from ..text.early_exit import first_layers
 
     transformer = pipeline.transformer
     strategy = transformer.config.strategy
@@ -93,15 +92,11 @@ def prune_pipeline(pipeline: Any, kept: Sequence[int], shorten: bool = False) ->
     small.load_state_dict(weights, assign=True)
     encoder = pipeline.prompt_encoder
     layers = [encoder.layers[position] for position in kept]
-    language_model = pipeline.text_encoder
-    # One layer more than is read, since the last one's output is only to be had after the final norm.
-    if shorten and max(layers) + 1 < language_model.config.num_hidden_layers:
-        language_model = first_layers(language_model, max(layers) + 1)
     options = {name: value for name, value in pipeline.config.items() if name in _OPTIONS}
     return type(pipeline)(
         transformer=small.eval(),
         scheduler=pipeline.scheduler,
-        text_encoder=language_model,
+        text_encoder=pipeline.text_encoder,
         tokenizer=pipeline.tokenizer,
         vae=pipeline.vae,
         text_layers=layers,
@@ -109,7 +104,7 @@ def prune_pipeline(pipeline: Any, kept: Sequence[int], shorten: bool = False) ->
     )
 
 
-_OPTIONS = ("text_model", "instruction", "chat_template", "max_length", "timestep_map")
+_OPTIONS = ("text_model", "instruction", "chat_template", "max_length", "last_layer", "timestep_map")
 
 
 @torch.no_grad()
@@ -157,7 +152,7 @@ def prune(
         raise ValueError(f"{out} exists already; name a new folder.")
     subject = Subject(find_pipeline(name), options)
     kept = choose_layers(subject.weights(FINE_TIMES), keep, threshold)
-    pruned = prune_pipeline(subject.pipeline, kept, shorten=True)
+    pruned = prune_pipeline(subject.pipeline, kept)
     numbers = compare(subject, pruned, kept)
     with whole_folder(out) as partial:
         pruned.save_pretrained(partial)

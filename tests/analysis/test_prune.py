@@ -65,7 +65,7 @@ def test_keeping_all_layers_changes_nothing(language_models, strategy):
 def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(language_models):
     pipeline = load_pipeline(str(saved_pipeline(language_models, "depth-wise")))
     kept, prompts = [0, 2], ["a red circle", "a star"]
-    small = prune_pipeline(pipeline, kept, shorten=True)
+    small = prune_pipeline(pipeline, kept)
     whole_text = pipeline.transformer.prepare_text(*pipeline.prompt_encoder(prompts))
     text = small.transformer.prepare_text(*small.prompt_encoder(prompts))
     assert text.features.equal(whole_text.features[:, kept])
@@ -90,7 +90,7 @@ def test_prune_writes_a_smaller_pipeline_that_samples_as_it_says(language_models
     assert small.config.text_layers == numbers["layers"] == [position + 1 for position in kept]
     assert small.transformer.config.num_text_layers == 2
     deepest = max(numbers["layers"])
-    assert small.text_encoder.config.num_hidden_layers == min(deepest + 1, whole.text_encoder.config.num_hidden_layers)
+    assert small.text_encoder.config.num_hidden_layers == deepest
     torch.testing.assert_close(sample(small), sample(prune_pipeline(whole, kept)), rtol=1e-4, atol=1e-4)
     assert any(f"stops after layer {deepest} of 4" in sentence for sentence in sentences)
     with pytest.raises(ValueError, match="exists already"):
@@ -99,8 +99,8 @@ def test_prune_writes_a_smaller_pipeline_that_samples_as_it_says(language_models
 
 def test_a_pruned_pipeline_can_be_pruned_again(language_models):
     pipeline = load_pipeline(str(saved_pipeline(language_models, "joint")))
-    once = prune_pipeline(pipeline, [0, 1, 3], shorten=True)
-    twice = prune_pipeline(once, [1, 2], shorten=True)
+    once = prune_pipeline(pipeline, [0, 1, 3])
+    twice = prune_pipeline(once, [1, 2])
     assert twice.config.text_layers == [2, 4]
     torch.testing.assert_close(sample(twice), sample(prune_pipeline(pipeline, [1, 3])))
 

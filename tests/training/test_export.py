@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from semantic_routing.pipelines import SemanticRoutingPipeline
+from semantic_routing.text import TextEncoder
 from semantic_routing.training import train
 from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
@@ -44,7 +45,33 @@ def test_the_pipeline_has_the_run_s_weights_and_options(checkpoint: Path, tmp_pa
 def test_a_named_text_encoder_is_not_copied(checkpoint: Path, tmp_path: Path) -> None:
     out = export_pipeline(checkpoint, tmp_path / "out", with_text_encoder=False)
     assert not (out / "text_encoder").exists()
-    assert SemanticRoutingPipeline.from_pretrained(out).prompt_encoder.layers == [1, 3]
+    copied = SemanticRoutingPipeline.from_pretrained(export_pipeline(checkpoint, tmp_path / "copied")).prompt_encoder
+    named = SemanticRoutingPipeline.from_pretrained(out).prompt_encoder
+    for encoder in (copied, named):
+        assert (encoder.layers, encoder.last_layer) == ([1, 3], "raw")
+        assert encoder.model.config.num_hidden_layers == 3
+    torch.testing.assert_close(named(["a star"]).hidden_states, copied(["a star"]).hidden_states)
+
+
+@pytest.mark.parametrize("last_layer", ["normalized", "raw"])
+def test_a_text_encoder_named_by_a_relative_path_is_found_from_anywhere(
+    make_config: Callable[..., Config],
+    language_models: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last_layer: str,
+) -> None:
+    folder = language_models("qwen3")
+    monkeypatch.chdir(folder.parent)
+    text = {"model": folder.name, "layers": 2, "last_layer": last_layer}
+    checkpoint = train(make_config(text=text, training={"steps": 1}))
+    out = export_pipeline(checkpoint, tmp_path / "out", with_text_encoder=False)
+    monkeypatch.chdir(tmp_path)
+    pipeline = SemanticRoutingPipeline.from_pretrained(out)
+    assert pipeline.config.text_model == str(folder)
+    assert (pipeline.config.text_layers, pipeline.config.last_layer) == ([3, 4], last_layer)
+    expected = TextEncoder.load(str(folder), layers=[3, 4], last_layer=last_layer)(["a star"]).hidden_states
+    torch.testing.assert_close(pipeline.prompt_encoder(["a star"]).hidden_states, expected)
 
 
 def test_bfloat16_halves_the_weights_and_spares_the_router(checkpoint: Path, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def pipelines_of_all(model: SavedModel) -> dict[str, SemanticRoutingPipeline]:
 def count_flops(pipeline: SemanticRoutingPipeline, prompt: str, steps: int) -> int:
     """FLOPs of one guided image: the language model, then all of sampling."""
     from ..models.flops import Sampling, count_language_model, count_sampling
-    from ..text.early_exit import shorten
+    from ..text.depth import shorten
 
     config = pipeline.transformer.config
     tokens = pipeline.prompt_encoder.tokenize([prompt, ""])[1].shape[1]

@@ -107,7 +107,7 @@ def prune(
         raise ValueError(f"{out} exists already; name a new folder.")
     model = SavedModel(find_pipeline(name), options)
     kept = choose_layers(model.distributions, keep, threshold)
-    pruned = prune_pipeline(model.pipeline, kept, shorten=True)
+    pruned = prune_pipeline(model.pipeline, kept)
     numbers = compare(model, pruned, kept)
     with whole_folder(out) as partial:
         pruned.save_pretrained(partial)

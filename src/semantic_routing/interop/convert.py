@@ -14,7 +14,8 @@ from ..io.files import JsonObject, whole_folder
 from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 from ..pipelines import SemanticRoutingPipeline
 from ..text import load_language_model, load_tokenizer
-from ..text.loading import resolve_model, silent
+from ..text.loading import load_language_model_config
+from ..text.places import silent
 from .constants import INSTRUCTION, MAX_LENGTH, SCHEDULER_SHIFT, Description, describe, reference_config
 from .containers import Checkpoint, Weights, find_raw_weights, read_checkpoint, read_json, read_weights
 from .layout import LANGUAGE_MODEL_PREFIX, from_reference, to_reference
@@ -200,7 +201,7 @@ def _part(given: str | None, pipeline: Path | None, folder: str, what: str, opti
 
 def _load_text_encoder(name: str) -> Any:
     """In the dtype that it was saved in."""
-    return load_language_model(name, AutoConfig.from_pretrained(name).get_text_config().dtype or torch.float32)
+    return load_language_model(name, load_language_model_config(name).dtype or torch.float32)
 
 
 def _load_language_model(config: JsonObject, tensors: dict[str, Tensor]) -> Any:
@@ -243,8 +244,8 @@ def _empty(folder: Path) -> Any:
 def _text_of(pipeline: Path) -> Any:
     """The `transformers` configuration of a pipeline's language model, copied or named."""
     copied = pipeline / "text_encoder"
-    name = str(copied) if copied.is_dir() else resolve_model(read_json(pipeline / "model_index.json")["text_model"])
-    return AutoConfig.from_pretrained(name).get_text_config()
+    name = str(copied) if copied.is_dir() else read_json(pipeline / "model_index.json")["text_model"]
+    return load_language_model_config(name)
 
 
 def _layers_of(pipeline: Path, transformer: DiffusionTransformer2DModel, text: Any) -> list[int]:
@@ -262,5 +263,5 @@ def _plain(text: Any) -> JsonObject:
 def _language_model_tensors(pipeline: Path) -> dict[str, Tensor]:
     copied = pipeline / "text_encoder"
     name = str(copied) if copied.is_dir() else read_json(pipeline / "model_index.json")["text_model"]
-    model = _load_text_encoder(resolve_model(name))
+    model = _load_text_encoder(name)
     return {LANGUAGE_MODEL_PREFIX + key: tensor for key, tensor in model.state_dict().items()}

@@ -107,11 +107,9 @@ def layer_numbers(files: PipelineFiles) -> list[int]:
         return list(range(1, count + 1))
     if isinstance(layers, list) and all(layer >= 0 for layer in layers):
         return sorted(layers)
-    from transformers import AutoConfig
-
     from ..text import resolve_layers
-    from ..text.loading import resolve_model
+    from ..text.loading import load_language_model_config
 
     saved = files.folder / "text_encoder"
-    source = str(saved) if saved.is_dir() else resolve_model(files.model_index["text_model"])
-    return resolve_layers(layers, AutoConfig.from_pretrained(source).get_text_config().num_hidden_layers)
+    source = str(saved) if saved.is_dir() else files.model_index["text_model"]
+    return resolve_layers(layers, load_language_model_config(source).num_hidden_layers)

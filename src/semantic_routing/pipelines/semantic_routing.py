@@ -18,7 +18,9 @@ from ..io.resources import resolve_pipeline
 from ..models import DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel, TextContext
 from ..models.backbone import ContextOfState
 from ..models.latents import LatentCodec
-from ..text import TextEncoder, load_language_model, load_tokenizer
+from ..text import TextEncoder
+from ..text.encoder import Reading
+from ..text.places import stored_name
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -31,14 +33,17 @@ class SemanticRoutingPipeline(DiffusionPipeline):
     Args:
         transformer: the diffusion transformer.
         scheduler: a `FlowMatchEulerDiscreteScheduler`.
-        text_encoder: a language model; None loads the one named `text_model`, and saves no copy with the pipeline.
+        text_encoder: a language model; None loads the one named `text_model`, and saves no copy with the pipeline. The
+            pipeline keeps the layers that are read, see `semantic_routing.text.TextEncoder`.
         tokenizer: its tokenizer.
         vae: an `AutoencoderKL`; None where the transformer makes pixels.
-        text_model: folder, hub name or `package:NAME` of the language model that the transformer was trained with.
+        text_model: folder, hub name or `package:NAME` of the language model that the transformer was trained with. A
+            folder is kept by its absolute path.
         text_layers: which of its layers the transformer reads, see `semantic_routing.text.resolve_layers`.
         instruction: text put before every prompt.
         chat_template: wrap prompts in the tokenizer's chat template.
         max_length: tokens after which a prompt is cut.
+        last_layer: read the language model's last layer after its final norm ("normalized"), or before it ("raw").
         timestep_map: points [timestep, gate timestep] of a `fusion.timestep_map.TimestepMap`: the time that the
             fusion sees in sampling, unless a call says otherwise; None is the timestep itself.
         default_num_inference_steps: of calls that do not say; the default of the default is the paper's.
@@ -65,6 +70,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         instruction: str = "",
         chat_template: bool = False,
         max_length: int = 512,
+        last_layer: str = "normalized",
         timestep_map: Sequence[Sequence[float]] | None = None,
         default_num_inference_steps: int = 50,
         default_guidance_scale: float = 6.0,
@@ -72,25 +78,38 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         super().__init__()
         self._saved_map = None if timestep_map is None else TimestepMap(timestep_map)
         self._text_encoder_is_named = text_encoder is None
-        if text_encoder is None:
-            if text_model is None:
-                raise ValueError("The pipeline needs a text_encoder, or a text_model that names one; both are None.")
-            text_encoder = load_language_model(text_model, transformer.dtype)
-            tokenizer = load_tokenizer(text_model)
+        reading: Reading = {
+            "layers": text_layers,
+            "instruction": instruction,
+            "chat_template": chat_template,
+            "max_length": max_length,
+            "last_layer": last_layer,
+        }
+        if text_encoder is not None:
+            encoder = transformer.prompt_encoder_class(text_encoder, tokenizer, **reading)
+        elif text_model is not None:
+            encoder = transformer.prompt_encoder_class.load(text_model, transformer.dtype, **reading)
+        else:
+            raise ValueError("The pipeline needs a text_encoder, or a text_model that names one; both are None.")
+        check_text_encoder(encoder, transformer)
         self.register_modules(
-            transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae
+            transformer=transformer,
+            scheduler=scheduler,
+            text_encoder=encoder.model,
+            tokenizer=encoder.tokenizer,
+            vae=vae,
         )
         self.register_to_config(
-            text_model=text_model,
-            text_layers=text_layers,
+            text_model=None if text_model is None else stored_name(text_model),
+            text_layers=encoder.layers,
             instruction=instruction,
             chat_template=chat_template,
             max_length=max_length,
+            last_layer=encoder.last_layer,
             timestep_map=timestep_map,
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
         )
-        check_text_encoder(self.prompt_encoder, transformer)
         if vae is not None and self.codec.channels != transformer.config.in_channels:
             raise ValueError(
                 f"The autoencoder has {self.codec.channels} latent channels; "
@@ -109,6 +128,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             instruction=options.instruction,
             chat_template=options.chat_template,
             max_length=options.max_length,
+            last_layer=options.last_layer,
         )
 
     @property

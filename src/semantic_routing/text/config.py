@@ -15,6 +15,9 @@ class TextConfig(Section):
         min_length=1, description="folder, hub name, or package:NAME for a model that a Python package carries"
     )
     layers: Literal["all"] | PositiveInt | list[int] = Field("all", description="all, last n, or indices")
+    last_layer: Literal["normalized", "raw"] = Field(
+        "normalized", description="read the language model's last layer after its final norm, or before it (raw)"
+    )
     instruction: str = Field("", description="put before every caption, without a separator")
     chat_template: bool = Field(False, description="wrap captions as a user's message in the tokenizer's template")
     max_length: PositiveInt = Field(

@@ -3,19 +3,34 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .early_exit import layer_stack, read_until
+from .depth import first_layers, layer_stack, run_layers, without_heads
 from .feature_cache import FeatureCache
+from .loading import load_language_model, load_language_model_config, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-MIN_FILL = 0.75
+LAST_LAYER = ("normalized", "raw")
+
+# In float32 a prompt may be padded by this share of the longest of its group. Padding changes how features are rounded:
+# by 1e-6 in float32, by several percent in bfloat16. So half precision reads only prompts of equal length together.
+MAX_PADDING = 0.25
+
+
+class Reading(TypedDict, total=False):
+    """What of a language model is read, and how prompts are put to it; see `TextEncoder`."""
+
+    layers: str | int | Sequence[int]
+    instruction: str
+    chat_template: bool
+    max_length: int
+    last_layer: str
 
 
 class TextFeatures(NamedTuple):
@@ -32,8 +47,7 @@ class TextFeatures(NamedTuple):
 def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) -> list[int]:
     """Turns a choice of layers into indices of the model's hidden states, shallow first.
 
-    Index 0 is the token embeddings and index k the output of layer k; where the model has a final norm, the last one is
-    taken after it. Negative indices count from the end.
+    Index 0 is the token embeddings and index k the output of layer k. Negative indices count from the end.
 
     Args:
         layers: `"all"` (embeddings left out), a number n for the last n, or a list of indices.
@@ -56,14 +70,14 @@ def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) ->
     return sorted({layer % (num_hidden_layers + 1) for layer in layers})
 
 
-def buckets(lengths: Sequence[int]) -> list[tuple[list[int], int]]:
+def buckets(lengths: Sequence[int], max_padding: float) -> list[tuple[list[int], int]]:
     """Groups rows of similar length, so that little is computed for padding: (rows, longest) of each group.
 
-    Longest first; a group ends at the first row that would be padded by more than a quarter.
+    Longest first; a group ends at the first row of which more than `max_padding` would be padding.
     """
     groups: list[tuple[list[int], int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not groups or lengths[row] < MIN_FILL * groups[-1][1]:
+        if not groups or lengths[row] < (1 - max_padding) * groups[-1][1]:
             groups.append(([], lengths[row]))
         groups[-1][0].append(row)
     return groups
@@ -72,13 +86,26 @@ def buckets(lengths: Sequence[int]) -> list[tuple[list[int], int]]:
 class TextEncoder:
     """A language model and how prompts are put to it.
 
+    Only the layers that are read are kept: `model` here is a copy that ends at the deepest of them and shares the
+    weights of the model given, which stays as it is. Of that copy the last layer is read before the final norm, as a
+    layer in the middle is, so that `last_layer` is then "raw". A pipeline that keeps `model`, `layers` and `last_layer`
+    reads the same again.
+
+    A prompt's features do not depend on the other prompts of a call: in bfloat16 and float16 bit for bit on a CPU, in
+    float32 up to rounding.
+
     Args:
-        model: a `transformers` model that returns `hidden_states`.
+        model: a `transformers` model; heads and a vision tower are left out.
         tokenizer: its tokenizer.
         layers: see `resolve_layers`.
         instruction: text put before every prompt, joined without a separator, as in the reference.
         chat_template: wrap instruction and prompt as a user's message in the tokenizer's own template.
         max_length: tokens, instruction included, after which a prompt is cut.
+        last_layer: read the model's last layer after its final norm ("normalized"), or before it ("raw"). What
+            `hidden_states[-1]` is in `transformers` depends on class and version; here it does not.
+
+    Raises:
+        ValueError: an option that this model or tokenizer does not have, or a layer out of range.
     """
 
     def __init__(
@@ -89,17 +116,48 @@ class TextEncoder:
         instruction: str = "",
         chat_template: bool = False,
         max_length: int = 512,
+        last_layer: str = "normalized",
     ) -> None:
         if chat_template and not getattr(tokenizer, "chat_template", None):
             raise ValueError(f"chat_template is set, but {type(tokenizer).__name__} comes without a template.")
-        self.model = model
-        self.tokenizer = tokenizer
+        if last_layer not in LAST_LAYER:
+            raise ValueError(f"last_layer must be 'normalized' or 'raw', not {last_layer!r}.")
+        model = without_heads(model)
         self.layers = self.resolve(layers, model.config)
+        depth = self.layers_computed(self.layers, model.config)
+        self.model = first_layers(model, depth)
+        self.last_layer = last_layer if self.model is model else "raw"
+        self.tokenizer = tokenizer
         self.instruction = instruction
         self.chat_template = chat_template
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, limit)
         self.cache: FeatureCache | None = None
+        if self.last_layer == "raw" and layer_stack(self.model, self.model.config.num_hidden_layers) is None:
+            raise ValueError(
+                f"The layers of {type(self.model).__name__} are not one list, so its last layer cannot be read before "
+                "the final norm; last_layer must be 'normalized'."
+            )
+
+    @classmethod
+    def load(cls, name: str, dtype: torch.dtype = torch.float32, **reading: Unpack[Reading]) -> "TextEncoder":
+        """Loads a language model by name, of its layers only those that are read.
+
+        Args:
+            name: folder, hub name, or `package:NAME`.
+            dtype: of the weights.
+            **reading: see the class.
+
+        Raises:
+            ValueError: there is no such model, or it does not have what is asked for.
+        """
+        config = load_language_model_config(name)
+        layers = cls.resolve(reading.get("layers", "all"), config)
+        depth = cls.layers_computed(layers, config)
+        model = load_language_model(name, dtype, depth)
+        if model.config.num_hidden_layers < config.num_hidden_layers:
+            reading["last_layer"] = "raw"
+        return cls(model, load_tokenizer(name), **(reading | {"layers": layers}))
 
     @classmethod
     def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
@@ -113,8 +171,8 @@ class TextEncoder:
 
     @classmethod
     def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
-        """How many of its layers run: no further than the deepest chosen, where its layers are one list."""
-        return max(layers)
+        """How many of its layers run: up to the deepest chosen, and one where only the embeddings are."""
+        return max(1, *layers)
 
     @property
     def num_channels(self) -> int:
@@ -123,7 +181,9 @@ class TextEncoder:
 
     def use_cache(self, folder: Path, gib: float) -> None:
         """From now on reads features from a folder, and keeps there what it lacks, up to a size; see `FeatureCache`."""
-        self.cache = FeatureCache(folder, int(gib * 2**30), self.model, f"{type(self).__name__} {self.layers}")
+        self.cache = FeatureCache(
+            folder, int(gib * 2**30), self.model, f"{type(self).__name__} {self.layers} {self.last_layer}"
+        )
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> TextFeatures:
@@ -136,13 +196,14 @@ class TextEncoder:
         hidden_states = torch.zeros(shape, device=mask.device, dtype=self.model.dtype)
         lengths = mask.sum(1).tolist()
         if self.cache is None:
-            for rows, length in buckets(lengths):
-                hidden_states[rows, :, :length] = self.read(input_ids[rows, :length], mask[rows, :length])
+            max_padding = MAX_PADDING if self.precision == torch.float32 else 0.0
+            for rows, length in buckets(lengths, max_padding):
+                hidden_states[rows, :, :length] = self._read(input_ids[rows, :length], mask[rows, :length])
         else:
             # One by one: the last bits depend on a batch's shape, and what is kept must depend on its prompt alone.
             for row, length in enumerate(lengths):
                 ids, real = input_ids[row : row + 1, :length], mask[row : row + 1, :length]
-                hidden_states[row, :, :length] = self.cache.read(ids, real, self.read)[0]
+                hidden_states[row, :, :length] = self.cache.read(ids, real, self._read)[0]
         features = TextFeatures(hidden_states, mask)
         if len(distinct) == len(prompts):
             return features
@@ -150,20 +211,26 @@ class TextEncoder:
         order = torch.tensor([position[prompt] for prompt in prompts], device=mask.device)
         return TextFeatures(*(tensor[order] for tensor in features))
 
+    @property
+    def precision(self) -> torch.dtype:
+        """That the language model computes in: its own, or that of `torch.autocast`."""
+        device = self.model.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.model.dtype
+
+    def _read(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """As `read`; in half precision rows of equal length are the same, bit for bit, whichever are read together."""
+        if input_ids.numel() > 1 or self.precision == torch.float32:
+            return self.read(input_ids, mask)
+        # A matrix of one row is multiplied by other routines than one of two, and rounded otherwise.
+        return self.read(input_ids.expand(2, -1), mask.expand(2, -1))[:1]
+
     def read(
         self, input_ids: Int[Tensor, "batch text_tokens"], mask: Bool[Tensor, "batch text_tokens"]
     ) -> Float[Tensor, "batch layers text_tokens text_channels"]:
-        """Runs the language model, no further than the deepest layer chosen."""
+        """Runs the language model."""
         # The mask is passed on: a decoder would not need it with padding on the right, an encoder does.
         inputs = {"input_ids": input_ids, "attention_mask": mask.long()}
-        count = self.model.config.num_hidden_layers
-        stack = layer_stack(self.model, count)
-        if stack is not None and max(self.layers) < count:
-            hidden_states = read_until(lambda: self.model(**inputs), stack, self.layers)
-        else:
-            output = self.model(**inputs, output_hidden_states=True)
-            hidden_states = [output.hidden_states[layer] for layer in self.layers]
-        return torch.stack(hidden_states, dim=1)
+        return torch.stack(run_layers(self.model, inputs, self.layers, self.last_layer == "normalized"), dim=1)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt.

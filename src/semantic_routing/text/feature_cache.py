@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -117,9 +118,9 @@ def _checksum(path: Path, states: Tensor) -> str:
 
 
 def _fingerprint(model: Any, reading: str) -> str:
-    """Digest of what features depend on beside the tokens: to the last bit, also the device and torch's version."""
-    about = f"{reading} {model.config.to_json_string()} {model.device.type} {torch.__version__}"
-    digest = hashlib.sha256(about.encode())
+    """Digest of what features depend on beside the tokens: to the last bit, also what they are computed with."""
+    computed = f"{model.config._attn_implementation} {model.device.type} {torch.__version__} {transformers.__version__}"
+    digest = hashlib.sha256(f"{reading} {model.config.to_json_string()} {computed}".encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
         digest.update(_bytes(weight))

@@ -9,31 +9,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from .early_exit import read_until
 from .encoder import TextEncoder
 
-# Their layers normalize keys per head and rotate them in two halves, as the image side does.
-MODEL_TYPES = ("qwen3", "qwen3_vl_text")
+# Their layers rotate keys in two halves, as the image side does; those of Qwen3 normalize keys first.
+MODEL_TYPES = ("qwen3", "qwen3_vl_text", "qwen2", "llama", "mistral")
 
 
 class KeyValueEncoder(TextEncoder):
-    """Gives, in place of hidden states, each chosen layer's keys (normalized and rotated), then its values.
+    """Gives, in place of hidden states, each chosen layer's keys as its attention reads them, then its values.
 
     Text never reads image tokens, so that these depend on the prompt alone. The channels are `heads x head width` of
-    the keys followed by as many of the values. Layers count from 0, the first one; the language model stops after the
-    deepest one chosen. See `TextEncoder` for the arguments.
+    the keys followed by as many of the values. Layers count from 0, the first one. See `TextEncoder` for the arguments.
 
     Raises:
-        ValueError: the language model is not a Qwen3 or Qwen3-VL text model, or a layer is out of range.
+        ValueError: the language model is of a type not in `MODEL_TYPES`, or a layer is out of range.
     """
 
     @classmethod
     def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
         """Layer numbers from 0: "all", a number n for the last n, or a list, negative ones from the end."""
         if config.model_type not in MODEL_TYPES:
-            raise ValueError(
-                f"Deep fusion reads keys and values of a Qwen3 or Qwen3-VL text model, not of {config.model_type!r}."
-            )
+            known = ", ".join(MODEL_TYPES)
+            raise ValueError(f"Deep fusion reads keys and values of a {known} model, not of {config.model_type!r}.")
         count = config.num_hidden_layers
         if layers == "all":
             return list(range(count))
@@ -51,7 +48,8 @@ class KeyValueEncoder(TextEncoder):
     @classmethod
     def channels(cls, config: Any) -> int:
         """Channels of keys and values together."""
-        return int(2 * config.num_key_value_heads * config.head_dim)
+        head_channels = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * config.num_key_value_heads * head_channels)
 
     @classmethod
     def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
@@ -63,14 +61,6 @@ class KeyValueEncoder(TextEncoder):
     ) -> Float[Tensor, "batch layers text_tokens key_value_channels"]:
         """Runs the language model and takes what it would keep for generating on."""
         cache: Any = DynamicCache()
-
-        def run() -> None:
-            self.model(input_ids=input_ids, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
-
-        computed = self.layers_computed(self.layers, self.model.config)
-        if computed < self.model.config.num_hidden_layers:
-            read_until(run, self.model.layers, [computed])
-        else:
-            run()
+        self.model(input_ids=input_ids, attention_mask=mask.long(), past_key_values=cache, use_cache=True)
         kept = [torch.cat([cache.layers[layer].keys, cache.layers[layer].values], dim=1) for layer in self.layers]
         return rearrange(torch.stack(kept, dim=1), "b l g n c -> b l n (g c)")

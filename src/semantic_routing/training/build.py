@@ -18,7 +18,7 @@ from ..models import MODELS, DiffusionTransformer2DModel
 from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
-from ..text import TextEncoder, load_language_model, load_tokenizer
+from ..text import TextEncoder
 from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
 from .config import Config
@@ -59,7 +59,7 @@ def language_model_config(config: TextConfig) -> Any:
         return AutoConfig.for_model(**{**config.architecture, **sizes})
     if len(sizes) == 2:
         return PretrainedConfig(**sizes)
-    return load_language_model_config(config.model).get_text_config()
+    return load_language_model_config(config.model)
 
 
 def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
@@ -98,15 +98,22 @@ def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel) -> Non
 def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> TextEncoder:
     """The frozen language model and its tokenizer."""
     text = config.text
-    model = load_language_model(text.model, getattr(torch, text.dtype)).to(device)
-    seen = (model.config.num_hidden_layers, model.config.hidden_size)
+    found = load_language_model_config(text.model)
+    seen = (found.num_hidden_layers, found.hidden_size)
     wanted = (text.num_hidden_layers or seen[0], text.hidden_size or seen[1])
     if seen != wanted:
         raise ValueError(f"Text encoder {text.model} has {seen} layers and channels; the config says {wanted}.")
-    encoder = MODELS.find(config.model.kind).prompt_encoder_class
-    return encoder(
-        model, load_tokenizer(text.model), sizes.layers, text.instruction, text.chat_template, text.max_length
+    encoder = MODELS.find(config.model.kind).prompt_encoder_class.load(
+        text.model,
+        getattr(torch, text.dtype),
+        layers=sizes.layers,
+        instruction=text.instruction,
+        chat_template=text.chat_template,
+        max_length=text.max_length,
+        last_layer=text.last_layer,
     )
+    encoder.model.to(device)
+    return encoder
 
 
 def build_codec(config: Config, device: torch.device) -> LatentCodec:
@@ -204,6 +211,7 @@ def build_pipeline(
         instruction=encoder.instruction,
         chat_template=encoder.chat_template,
         max_length=encoder.max_length,
+        last_layer=encoder.last_layer,
         default_num_inference_steps=config.validation.num_inference_steps,
         default_guidance_scale=config.validation.guidance_scale,
     )

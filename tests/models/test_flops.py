@@ -82,6 +82,39 @@ def test_the_sampler_repeats_only_what_depends_on_time(strategy: str) -> None:
         assert often[name] == 10 * once[name] == 10 * step[name]
 
 
+def test_fusions_count_by_hand() -> None:
+    rows, tokens, layers, text, blocks = 2, 5, 3, 40, 3
+
+    def count(strategy: str, **options: object) -> dict[str, int]:
+        model = SemanticRoutingTransformer2DModel(strategy=strategy, fusion_options=options, **TINY)
+        return count_forward(model, rows, 8, tokens)
+
+    depth, per_token = count("depth-wise"), 2 * rows * tokens
+    for strategy, times in (("key-value", 2), ("head-wise", 2)):
+        counts = count(strategy)
+        assert counts["fusion"] == times * depth["fusion"]
+        assert counts["context embedder"] == times * depth["context embedder"]
+    assert count("key-value")["text keys and values"] == depth["text keys and values"]
+    assert count("head-wise")["text keys and values"] == 2 * depth["text keys and values"]
+    assert count("token-wise", rank=4)["fusion"] == depth["fusion"] + per_token * layers * 4 * (text + blocks)
+    assert count("bundles", bundles=3)["fusion"] == 3 * depth["fusion"]
+    concat = count("concat")
+    assert "fusion" not in concat
+    assert concat["context embedder"] == per_token * 3 * text * text
+    # Projections and MLP of 12 text² each, scores and sums over 3 layers, then over 5 tokens; then one mixture.
+    attention = count("layer-attention", depth=1, refiners=1)
+    across_layers = per_token * layers * (12 * text**2 + 2 * layers * text)
+    across_tokens = per_token * (12 * text**2 + 2 * tokens * text)
+    assert attention["fusion"] == across_layers + across_tokens + per_token * layers * text
+
+
+def test_a_fusion_that_reads_the_image_works_in_every_step() -> None:
+    transformer = SemanticRoutingTransformer2DModel(strategy="state-wise", **TINY)
+    once, often = (count_sampling(transformer, Sampling(8, 5, steps, 2)) for steps in (1, 10))
+    for name in ("fusion", "context embedder", "text keys and values", "self-attention"):
+        assert often[name] == 10 * once[name]
+
+
 def test_the_language_model_by_hand() -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = AutoConfig.for_model("qwen3", num_hidden_layers=4, head_dim=8, vocab_size=64, **sizes)

@@ -5,7 +5,7 @@ when it is built into a transformer. So a fusion that is built for exactly as ma
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from .combine import normalize
 from .contract import FusionSizes, Prepared, TextFusion
 
-Layers = int | Sequence[int] | Literal["all"]
+Layers = int | str | Sequence[int]
 
 
 def choose_layers(layers: Layers, num_layers: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .contract import Moment, Prepared, TextFusion
 
 LayerKey = int | Literal["all"]
-LayerGains = Mapping[LayerKey | tuple[int, LayerKey], float]
+LayerGains = Mapping[LayerKey | tuple[int, LayerKey], int | float]
 """Factors by the number of a layer, where "all" stands for every layer that is not named. A pair of a block's number
 and a layer's is for this block alone and goes before: {"all": 0, 5: 1} hears layer 5 alone, {(3, 5): 0} drops it in
 block 3."""
@@ -52,7 +52,7 @@ def read_gains(text: str) -> LayerGains:
     Raises:
         ValueError: a part is written otherwise.
     """
-    gains: dict[LayerKey | tuple[int, LayerKey], float] = {}
+    gains: dict[LayerKey | tuple[int, LayerKey], int | float] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*(?:(\d+):)?(\d+|all)\s*=\s*([^=\s]+)\s*", part)
         try:
@@ -77,8 +77,9 @@ def fuse_with_gains(
     gains = prepared.gains
     if gains is None:
         return plain
-    if moment.block is not None and len(gains) > 1:
-        gains = gains[moment.block : moment.block + 1]
+    if "state" in fusion.varies_with and len(gains) > 1:
+        _, block = fusion.state_of(moment)
+        gains = gains[block : block + 1]
     shape = (-1, math.prod(fusion.readers))
     rows = [tuple(row) for row in gains.tolist()]
     made = {
@@ -87,7 +88,7 @@ def fuse_with_gains(
     }
     changed = [made[row] for row in rows]
     if len(changed) > 1:  # block by block, each with its own gains
-        changed = [torch.stack([context[min(block, len(context) - 1)] for block, context in enumerate(changed)])]
+        changed = [torch.stack([context[min(number, len(context) - 1)] for number, context in enumerate(changed)])]
     sizes, plain_sizes = (
         torch.linalg.vector_norm(context, dim=-1, keepdim=True, dtype=torch.float32)
         for context in (changed[0], plain.unflatten(0, shape))

@@ -27,7 +27,7 @@ class LayerAttention(ChosenLayers):
         layers: how many layers, or which, or "all"; see `choose_layers`.
         depth: transformer layers over the layers of a token.
         refiners: transformer layers over tokens.
-        num_heads: heads of their attention; None makes heads of 64 channels, or a single one where that leaves a rest.
+        attention_heads: heads of their attention; None makes heads of 64 channels, or a single one where that leaves a rest.
         mlp_ratio: inner width of their MLPs over `text_channels`.
 
     Raises:
@@ -42,14 +42,14 @@ class LayerAttention(ChosenLayers):
         layers: Layers = "all",
         depth: int = 2,
         refiners: int = 2,
-        num_heads: int | None = None,
+        attention_heads: int | None = None,
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__(sizes, layers)
         channels = self.out_channels
-        heads = num_heads or (1 if channels % HEAD_CHANNELS else channels // HEAD_CHANNELS)
+        heads = attention_heads or (1 if channels % HEAD_CHANNELS else channels // HEAD_CHANNELS)
         if channels % heads:
-            raise ValueError(f"{heads} heads cannot share {channels} channels; num_heads must divide them.")
+            raise ValueError(f"{heads} heads cannot share {channels} channels; attention_heads must divide them.")
         inner = int(mlp_ratio * channels)
         self.across_layers = nn.ModuleList(_transformer_layer(channels, heads, inner) for _ in range(depth))
         self.mix = nn.Parameter(torch.full((len(self.positions),), 1 / len(self.positions)))

@@ -64,6 +64,9 @@ class ReferenceWay:
         sample = rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
         return Transformer2DModelOutput(sample=sample)
 
+    def auxiliary_loss(self) -> None:
+        """The paper's fusions add nothing to the loss."""
+
     def contexts(
         self, hidden_states: Float[Tensor, "batch layers text_tokens text_channels"], timestep: Float[Tensor, " batch"]
     ) -> list[Float[Tensor, "batch text_tokens text_channels"]]:

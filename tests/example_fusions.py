@@ -1,5 +1,7 @@
 """Two small fusions that vary with what the paper's do not: the token, and the state of the image."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ class ByState(RoutedFusion):
     """Each block asks by the mean of its image tokens: z_{d,l} = β_{d,l} + W s."""
 
     varies_with = frozenset({"block", "state"})
+    layer_axes: ClassVar[dict[str, int]] = {"beta": 1, "query": 0}
 
     def __init__(self, sizes: FusionSizes) -> None:
         super().__init__(sizes)

@@ -1,12 +1,18 @@
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
+from semantic_routing.data import SOURCES
 from semantic_routing.fusion import PAPER_STRATEGIES
 from semantic_routing.io.config_files import PRESET_FOLDERS, find_config
 from semantic_routing.io.resources import resource
+from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS
 from semantic_routing.training.config import Config, load_config
 
 PRESETS = sorted(
@@ -95,6 +101,13 @@ def test_overrides_win_over_the_file(config_file: str) -> None:
     ("override", "sentence"),
     [
         ("model.stratgy=joint", "model.stratgy: unknown key"),
+        (
+            "model.strategy=fusedit",
+            "model.strategy: for FuseDiT write model.kind: fusedit and no strategy",
+        ),
+        ("model.strategy=null", "model.strategy: this key is missing; expected one of penultimate"),
+        ("model.kind=fusedit", "model.kind fusedit has no fusion: leave out model.strategy, here 'joint'"),
+        ("model.kind=unet", "model.kind: expected one of routed, fusedit, not 'unet'"),
         ("model.strategy=deep", "model.strategy: expected one of penultimate, .*, joint.*, not 'deep'"),
         ("model.timestep_conditioning=film", "model.timestep_conditioning: expected one of none, .*, not 'film'"),
         ("model.num_blocks=0", "model.num_blocks: .*greater than 0, not 0"),
@@ -105,6 +118,15 @@ def test_overrides_win_over_the_file(config_file: str) -> None:
         ("data.source.source=web", "data.source.source: expected one of scenes, json, huggingface, latents, not 'web'"),
         ("training.steps={a: 1}", "training.steps: .*integer, not {'a': 1}"),
         ("data.source.path=x", "data.source.path: unknown key"),
+        ("data.source=scenes", "data.source: .*not 'scenes'"),
+        ("data.source={}", "data.source.source: this key is missing"),
+        ("imports=word_gate.py", "imports: .*list, not 'word_gate.py'"),
+        ("training.output=''", "training.output: expected the name of a folder, not ''"),
+        ("data.num_workers=100000", "data.num_workers: .*less than or equal to 1024, not 100000"),
+        ("data.image_size=1000000", "data.image_size: .*less than or equal to 16384, not 1000000"),
+        ("validation.num_inference_steps=1000000000", "less than or equal to 10000, not 1000000000"),
+        ("training.seed=9223372036854775808", "training.seed: .*less than or equal to 9223372036854775807"),
+        ("training.steps={a: 1, a: 2}", "the key 'a' is named twice"),
         ("data.caption_dropout=1.5", "data.caption_dropout: .*less than or equal to 1, not 1.5"),
         ("data.image_size=18", "data.image_size 18 is not a multiple of model.patch_size 8"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate: .*greater than 0, not -1"),
@@ -169,6 +191,156 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
         find_config("scenes/depthwise")
     assert "scenes/base" not in str(caught.value)
     assert "accelerate" not in str(caught.value)
+
+
+def multiplied(first: str, template: str) -> str:
+    """A YAML text of ten lines, each of which holds the one before nine times."""
+    lines = [template.format(", ".join([f"*a{number}"] * 9)) for number in range(9)]
+    return "".join(f"a{number}: &a{number} {line}\n" for number, line in enumerate([first, *lines]))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: {}\nmodel: {}", "the key 'model' is named twice, again in line 2"),
+        ("a: {b: {c: 1, 'c': 2}}", "the key 'c' is named twice"),
+        (multiplied("[x]", "[{}]"), "holds more than 100000 values once its aliases are expanded"),
+        (multiplied("{x: 1}", "{{<<: [{}]}}"), "holds more than 100000 values once its aliases are expanded"),
+        ("a: &a [*a]", "an alias in line 1 holds itself"),
+        ("[" * 100_000, "nested too deeply"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: " + ":".join(["59"] * 400) + ".5", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("#" * 1_000_001, "1000001 characters"),
+    ],
+    ids=["twice", "twice-below", "aliases", "merges", "cycle", "deep", "digits", "sexagesimal", "python", "large"],
+)
+def test_yaml_that_no_config_means_is_refused_at_once(tmp_path: Path, text: str, sentence: str) -> None:
+    path = write(tmp_path, "config.yaml", text)
+    started = time.process_time()
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load_config(path)
+    assert time.process_time() - started < 5
+    assert "config.yaml" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_alias_that_stays_small_is_allowed(tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    text = yaml.safe_dump(tiny_values) + "validation: {prompts: [&p a star, *p]}\n"
+    assert load_config(write(tmp_path, "config.yaml", text)).validation.prompts == ["a star", "a star"]
+
+
+def test_a_message_cuts_the_values_that_it_repeats(tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    tiny_values["training"] |= {"steps": "x" * 500_000, "y" * 100_000: 1}
+    tiny_values |= {f"key{number}": 1 for number in range(1000)}
+    with pytest.raises(ValueError, match=r"training\.steps: .*xx.*xx.*and 992 more") as caught:
+        load_config(write(tmp_path, "config.yaml", tiny_values))
+    assert len(str(caught.value)) < 2000
+    with pytest.raises(ValueError, match="no config file") as caught:
+        load_config("z" * 100_000)
+    assert len(str(caught.value)) < 1000
+
+
+def test_extends_takes_a_preset_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.yaml", {"extends": "scenes/depth-wise", "training": {"output": "mine"}})
+    preset = load_config("scenes/depth-wise")
+    assert load_config(path).training.output == Path("mine")
+    assert load_config(path).model_dump(exclude={"training"}) == preset.model_dump(exclude={"training"})
+    with pytest.raises(ValueError, match=r"mine.yaml: extends: There is no config file 'scenes/deep' .*scenes/joint"):
+        load_config(write(tmp_path, "mine.yaml", {"extends": "scenes/deep"}))
+
+
+def described(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, str | None]]:
+    """Each key of a section and of the sections within it, with its description."""
+    for name, field in section.model_fields.items():
+        yield f"{path}{name}", field.description
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from described(kind, f"{path}{name}.")
+
+
+def test_every_key_is_described() -> None:
+    keys = [pair for section in (Config, *SOURCES.values()) for pair in described(section)]
+    assert len(keys) > 75
+    assert [key for key, description in keys if not description] == []
+
+
+MY_FILE = """
+from pydantic import Field
+from PIL import Image
+from semantic_routing.data import SOURCES, Example, Source, SourceConfig
+from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS, NoConditioning
+
+class Moons(Source):
+    length = 3
+
+    def __getitem__(self, index):
+        return Example(Image.new("RGB", (32, 32)), ["a moon"])
+
+@SOURCES.register("moons")
+class MoonsSource(SourceConfig):
+    count: int = Field(3, gt=0, description="moons to draw")
+
+    def open(self, image_size, seed):
+        return Moons()
+
+TIMESTEP_CONDITIONINGS.register("mine")(type("Mine", (NoConditioning,), {}))
+"""
+
+
+@pytest.fixture
+def clean_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test registers is gone after it, and so are the modules that it imported."""
+    for registry in (SOURCES, TIMESTEP_CONDITIONINGS):
+        monkeypatch.setattr(registry, "_items", dict(registry))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
+
+@pytest.mark.usefixtures("clean_registries")
+def test_what_a_config_imports_is_known_like_ours(tiny_values: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, "code/my_classes.py", MY_FILE)
+    write(tmp_path, "code/base.yaml", tiny_values | {"imports": ["my_classes.py", "json"]})
+    changes = {"data": {"source": {"source": "moons", "count": 2}}, "model": {"timestep_conditioning": "mine"}}
+    mine = {"extends": "code/base.yaml", "imports": ["string"], **changes}
+    config = load_config(write(tmp_path, "mine.yaml", mine))
+    assert config.imports == [str(tmp_path / "code" / "my_classes.py"), "json", "string"]
+    assert config.data.source.open(32, 0)[1].captions == ["a moon"]
+    assert config.model.timestep_conditioning == "mine"
+    assert load_config(write(tmp_path, "elsewhere/resolved.yaml", config.to_yaml())) == config
+    with pytest.raises(ValueError, match=r"data.source.count: .*greater than 0, not -1"):
+        load_config(str(tmp_path / "mine.yaml"), ["data.source.count=-1"])
+
+
+@pytest.mark.usefixtures("clean_registries")
+@pytest.mark.parametrize(
+    ("imports", "sentence"),
+    [
+        (["gone.py"], "'.*gone.py', named in imports, cannot be imported: FileNotFoundError: there is no file"),
+        (["no_such_module"], "'no_such_module', named in imports, .*No module named"),
+        (["broken.py"], "'.*broken.py', named in imports, .*ZeroDivisionError: division by zero"),
+        (["taken.py"], "'.*taken.py', named in imports, .*'json' is registered already, by .*FolderSource"),
+        ([3], "imports.0: .*string, not 3"),
+    ],
+)
+def test_code_that_cannot_be_imported_is_one_sentence(
+    tiny_values: dict[str, Any], tmp_path: Path, imports: list[Any], sentence: str
+) -> None:
+    write(tmp_path, "broken.py", "1 / 0")
+    write(tmp_path, "taken.py", "from semantic_routing.data import SOURCES\nSOURCES.register('json')(int)")
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load_config(write(tmp_path, "config.yaml", tiny_values | {"imports": imports}))
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_imported_for_a_config_that_comes_with_a_pipeline(
+    tiny_values: dict[str, Any], tmp_path: Path
+) -> None:
+    write(tmp_path, "hub/evil.py", "raise SystemExit('run')")
+    write(tmp_path, "hub/model_index.json", "{}")
+    theirs = write(tmp_path, "hub/config.yaml", tiny_values | {"imports": ["evil.py"]})
+    for name in (theirs, write(tmp_path, "mine.yaml", {"extends": "hub/config.yaml"})):
+        with pytest.raises(ValueError, match=r"hub/config.yaml comes with a pipeline, so what it imports is not run"):
+            load_config(name)
 
 
 def test_a_config_cannot_be_changed_by_accident(config_file: str) -> None:

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from semantic_routing.analysis.effective_time import fine_energy, forward_error, marginal_time, paired_time, psnr
-from semantic_routing.analysis.sampling import gaussian
+from semantic_routing.analysis.effective_time import (
+    fine_energy,
+    forward_error,
+    marginal_time,
+    paired_time,
+    psnr,
+    sampling_error,
+)
+from semantic_routing.analysis.samples import gaussian
 
 SHAPE = (3, 32, 32)
 IMAGES = 64
@@ -71,12 +78,19 @@ def test_the_standard_error_covers_what_other_noise_gives():
     assert np.mean([estimate.error[4] for estimate in estimates]) == pytest.approx(spread, rel=0.5)
 
 
-def test_forward_error_vanishes_on_the_forward_process_itself():
-    noise, end = gaussian(4, SHAPE, 0), gaussian(4, SHAPE, 9)
+def test_on_the_forward_process_itself_both_distances_to_the_end_are_equal():
+    noise, end = gaussian(64, SHAPE, 0), gaussian(64, SHAPE, 900)
     states = torch.stack([(1 - t) * noise + t * end for t in TIMES]).float()
-    assert forward_error(states, TIMES, noise).max() < 1e-12
-    fresh = forward_error(states, TIMES, gaussian(4, SHAPE, 77)).mean(1)
-    np.testing.assert_allclose(fresh, 2 * (1 - TIMES) ** 2, atol=0.1)
+    sampled, forward = sampling_error(states), forward_error(end, TIMES)
+    np.testing.assert_allclose(sampled.mean(1), forward.mean(1), rtol=0.01, atol=1e-6)
+    np.testing.assert_allclose(forward[0], 1 + end.square().mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_a_trajectory_that_runs_ahead_is_nearer_to_its_end_than_the_forward_process():
+    noise, end = gaussian(IMAGES, SHAPE, 0), gaussian(IMAGES, SHAPE, 900)
+    states = torch.stack([(1 - t) * noise + t * end for t in np.sqrt(TIMES)]).float()
+    sampled, forward = sampling_error(states).mean(1), forward_error(end, TIMES).mean(1)
+    assert (sampled[1:-1] < 0.9 * forward[1:-1]).all()
 
 
 def test_psnr_is_20_decibels_where_the_error_is_a_tenth_of_the_range():

@@ -3,13 +3,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_pipelines import QUICK, saved_pipeline, subject_of
+from tiny_pipelines import QUICK, model_of, saved_pipeline
 
-from semantic_routing.analysis.base import FINE_TIMES
-from semantic_routing.analysis.prune import choose_layers, context_change, prune, prune_pipeline, rank_layers, restrict
-from semantic_routing.analysis.sampling import starting_noise
+from semantic_routing.analysis.prune import choose_layers, context_change, prune, rank_layers
+from semantic_routing.analysis.samples import starting_noise
+from semantic_routing.fusion import Moment
 from semantic_routing.fusion.combine import normalize
 from semantic_routing.pipelines.loading import load_pipeline
+from semantic_routing.pipelines.prune import prune_pipeline
+from semantic_routing.pipelines.replace import with_strategy
 from semantic_routing.reporting.arrays import NamedArray
 
 WEIGHTS = NamedArray(
@@ -45,15 +47,6 @@ def test_layers_without_weight_are_not_kept():
         choose_layers(one, keep=2)
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "static", "time-wise", "depth-wise", "joint"])
-@pytest.mark.parametrize("kept", [[1], [0, 2], [0, 1, 2, 3]])
-def test_the_weights_of_what_is_kept_are_renormalized(language_models, strategy, kept):
-    router = subject_of(language_models, strategy).router
-    timestep = torch.tensor([1000.0, 400.0, 0.0])
-    whole = router.weights(timestep)[..., kept]
-    torch.testing.assert_close(restrict(router, strategy, kept).weights(timestep), whole / whole.sum(-1, keepdim=True))
-
-
 def sample(pipeline):
     noise = starting_noise(pipeline, 2, 0)
     return pipeline(
@@ -61,7 +54,7 @@ def sample(pipeline):
     ).images
 
 
-@pytest.mark.parametrize("strategy", ["joint", "penultimate"])
+@pytest.mark.parametrize("strategy", ["joint", "penultimate", "test-by-token"])
 def test_keeping_all_layers_changes_nothing(language_models, strategy):
     pipeline = load_pipeline(str(saved_pipeline(language_models, strategy)))
     everything = list(range(pipeline.transformer.config.num_text_layers))
@@ -76,10 +69,10 @@ def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(l
     whole_text = pipeline.transformer.prepare_text(*pipeline.prompt_encoder(prompts))
     text = small.transformer.prepare_text(*small.prompt_encoder(prompts))
     assert text.features.equal(whole_text.features[:, kept])
-    timestep = torch.tensor([500.0])
-    whole = pipeline.transformer.router(whole_text, timestep)
-    pruned = small.transformer.router(text, timestep)
-    weights = pipeline.transformer.router.weights(timestep)[:, 0, kept]
+    moment = Moment(torch.tensor([500.0]))
+    whole = pipeline.transformer.fusion(whole_text, moment)
+    pruned = small.transformer.fusion(text, moment)
+    weights = pipeline.transformer.fusion.layer_weights(None, moment)[:, 0, 0, kept]
     weights = weights / weights.sum(-1, keepdim=True)
     wanted = torch.einsum("dl,blnc->dbnc", weights, normalize(text.features))
     torch.testing.assert_close(pruned, wanted)
@@ -89,12 +82,11 @@ def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(l
 
 def test_prune_writes_a_smaller_pipeline_that_samples_as_it_says(language_models, tmp_path):
     folder = saved_pipeline(language_models, "joint")
-    sentences = []
-    out = prune(str(folder), tmp_path / "small", keep=2, options=QUICK, report=sentences.append)
+    out = tmp_path / "small"
+    sentences = prune(str(folder), out, keep=2, options=QUICK)
     numbers = json.loads((out / "pruned.json").read_text())
     whole, small = load_pipeline(str(folder)), load_pipeline(str(out))
-    subject = subject_of(language_models, "joint")
-    kept = choose_layers(subject.weights(FINE_TIMES), keep=2)
+    kept = choose_layers(model_of(language_models, "joint").distributions, keep=2)
     assert small.config.text_layers == numbers["layers"] == [position + 1 for position in kept]
     assert small.transformer.config.num_text_layers == 2
     deepest = max(numbers["layers"])
@@ -111,3 +103,39 @@ def test_a_pruned_pipeline_can_be_pruned_again(language_models):
     twice = prune_pipeline(once, [1, 2], shorten=True)
     assert twice.config.text_layers == [2, 4]
     torch.testing.assert_close(sample(twice), sample(prune_pipeline(pipeline, [1, 3])))
+
+
+def test_a_fusion_that_reads_the_image_is_pruned_by_the_weights_it_has_while_sampling(language_models, tmp_path):
+    folder = saved_pipeline(language_models, "test-by-state")
+    prune(str(folder), tmp_path / "small", keep=3, options=QUICK)
+    small = load_pipeline(str(tmp_path / "small"))
+    assert small.transformer.fusion.sizes.num_layers == 3
+    assert sample(small).isfinite().all()
+    assert json.loads((tmp_path / "small" / "pruned.json").read_text())["context_change"] is None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sentence"),
+    [
+        ("test-mean", "has no layer weights"),
+        ("test-plain-weights", "cannot drop layers"),
+        ("test-unnamed", "layer_axes does not"),
+    ],
+)
+def test_a_fusion_that_cannot_be_pruned_says_so(language_models, tmp_path, strategy, sentence):
+    folder = saved_pipeline(language_models, strategy)
+    with pytest.raises(ValueError, match=sentence):
+        prune(str(folder), tmp_path / "small", keep=2, options=QUICK)
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("strategy", ["penultimate", "time-wise", "test-wide"])
+def test_another_strategy_shares_the_backbone(language_models, strategy):
+    pipeline = load_pipeline(str(saved_pipeline(language_models, "depth-wise")))
+    other = with_strategy(pipeline, strategy)
+    assert other.transformer.config.strategy == strategy
+    assert other.transformer.blocks is pipeline.transformer.blocks
+    assert other.transformer.fusion.varies_with == type(other.transformer.fusion).varies_with
+    assert not any(parameter.is_meta for parameter in other.transformer.parameters())
+    assert sample(other).isfinite().all()
+    assert pipeline.transformer.config.strategy == "depth-wise"

@@ -1,9 +1,15 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import wasserstein_distance
 
-from semantic_routing.analysis.statistics import center, dispersion, layer_positions, similarity_matrix, wasserstein
+from semantic_routing.analysis.statistics import (
+    center,
+    dispersion,
+    layer_positions,
+    normalized,
+    similarity_matrix,
+    wasserstein,
+)
 
 LAYERS = 12
 RNG = np.random.default_rng(0)
@@ -22,7 +28,13 @@ FAMILY = np.stack(
 POSITIONS = layer_positions(range(1, LAYERS + 1))
 
 
-def test_similarity_is_one_minus_scipys_divergence_to_base_2():
+def test_similarity_is_one_minus_the_divergence_to_base_2():
+    # Written out: Σ p log2(p / m), where a layer without weight adds nothing.
+    def entropy(p, m):
+        return sum(a * np.log2(a / b) for a, b in zip(p, m, strict=True) if a > 0)
+
+    wanted = [[1 - (entropy(p, (p + q) / 2) + entropy(q, (p + q) / 2)) / 2 for q in FAMILY] for p in FAMILY]
+    np.testing.assert_allclose(similarity_matrix(FAMILY), wanted, atol=1e-12)
     distance = np.array([[jensenshannon(p, q, base=2) for q in FAMILY] for p in FAMILY])
     np.testing.assert_allclose(similarity_matrix(FAMILY), 1 - np.nan_to_num(distance) ** 2, atol=1e-6)
 
@@ -33,11 +45,15 @@ def test_similarity_is_1_for_equal_and_0_for_disjoint_weights():
 
 
 @pytest.mark.parametrize("layers", [list(range(1, LAYERS + 1)), [1, 2, 4, 5, 6, 9, 10, 13, 20, 21, 22, 36]])
-def test_wasserstein_is_scipys(layers):
+def test_wasserstein_is_the_area_between_distribution_functions(layers):
     positions = layer_positions(layers)
     seen = wasserstein(FAMILY[:, None], FAMILY[None], positions)
-    wanted = [[wasserstein_distance(positions, positions, p, q) for q in FAMILY] for p in FAMILY]
-    np.testing.assert_allclose(seen, wanted, atol=1e-6)
+    difference = np.abs(np.cumsum(FAMILY[:, None] - FAMILY[None], axis=-1))[..., :-1]
+    np.testing.assert_allclose(seen, (difference * np.diff(positions)).sum(-1), atol=1e-12)
+
+
+def test_weights_that_do_not_sum_to_1_are_normalized():
+    np.testing.assert_allclose(normalized(3 * FAMILY), FAMILY, atol=1e-15)
 
 
 def test_all_weight_from_first_to_last_layer_is_distance_1():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import example_fusions  # noqa: F401 (registers fusions that vary with token and state)
 import torch
-
+from torch import Tensor, nn
 
 from semantic_routing.analysis.model import AnalysisOptions, SavedModel
-from semantic_routing.fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion
+from semantic_routing.fusion import FusionSizes, Moment, Prepared, RoutedFusion, TextFusion
 from semantic_routing.pipelines.saved import find_pipeline
 
 NUM_BLOCKS = 3
@@ -19,17 +19,71 @@ QUICK = AnalysisOptions(
 )
 
 
-if "test-mean" not in FUSIONS:
+class Mean(TextFusion):
+    """The plain mean of layers: a fusion that has no layer weights and cannot drop layers."""
 
-    @FUSIONS.register("test-mean")
-    class Mean(TextFusion):
-        """The plain mean of layers: a fusion that has no layer weights and cannot drop layers."""
+    def forward(self, prepared: Prepared, moment: Moment) -> Tensor:
+        return prepared.features.mean(1)[None]
 
-        def __init__(self, sizes: FusionSizes) -> None:
-            super().__init__(sizes)
 
-        def forward(self, prepared: Prepared, moment: Moment) -> torch.Tensor:
-            return prepared.features.mean(1)[None]
+class PlainWeights(Mean):
+    """The same with layer weights, which still cannot drop layers."""
+
+    def layer_weights(self, prepared: Prepared | None, moment: Moment) -> Tensor:
+        return torch.full((1, 1, 1, self.sizes.num_layers), 1 / self.sizes.num_layers)
+
+
+class Unnamed(RoutedFusion):
+    """A routed fusion that does not name its parameter's axis over layers."""
+
+    def __init__(self, sizes: FusionSizes) -> None:
+        super().__init__(sizes)
+        self.beta = nn.Parameter(torch.zeros(sizes.num_layers))
+
+    def logits(self, prepared: Prepared | None, moment: Moment) -> Tensor:
+        return self.beta[None, None, None]
+
+
+class Unbuildable(Mean):
+    """A fusion that needs an option which has no default."""
+
+    def __init__(self, sizes: FusionSizes, width: int = 0) -> None:
+        if width < 1:
+            raise ValueError(f"width must be 1 or more, not {width}.")
+        super().__init__(sizes)
+
+
+class Signed(PlainWeights):
+    """Weights of which some are negative, which are no distribution."""
+
+    varies_with = frozenset({"block"})
+
+    def layer_weights(self, prepared: Prepared | None, moment: Moment) -> Tensor:
+        return torch.linspace(-1, 2, self.sizes.num_layers).expand(self.sizes.num_blocks, 1, 1, -1)
+
+    def forward(self, prepared: Prepared, moment: Moment) -> Tensor:
+        return super().forward(prepared, moment).expand(self.sizes.num_blocks, -1, -1, -1)
+
+
+class Wide(TextFusion):
+    """Two layers side by side: its context is wider than the hidden states."""
+
+    @property
+    def out_channels(self) -> int:
+        return 2 * super().out_channels
+
+    def forward(self, prepared: Prepared, moment: Moment) -> Tensor:
+        return prepared.features[:, [0, -1]].transpose(1, 2).flatten(2)[None]
+
+
+FUSIONS_OF_TESTS = {
+    "test-mean": Mean,
+    "test-plain-weights": PlainWeights,
+    "test-signed": Signed,
+    "test-unbuildable": Unbuildable,
+    "test-unnamed": Unnamed,
+    "test-wide": Wide,
+}
 
 
 def saved_pipeline(language_models: Callable[[str], Path], strategy: str, trained: bool = True) -> Path:

@@ -1,12 +1,16 @@
-"""What `sroute` says without doing: help, and a dry run."""
+"""What `sroute` says without doing: help, a dry run, and what it costs to say so."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+import semantic_routing
 
 SROUTE = [sys.executable, "-c", "from semantic_routing.cli import main; main()"]
 
@@ -28,10 +32,76 @@ def test_a_dry_run_trains_nothing(tiny_values: dict[str, Any], tmp_path: Path) -
     assert result.returncode == 0, result.stderr
     for word in ("strategy: joint", "Parameters", "FLOPs", "Memory", "activations"):
         assert word in result.stdout
+    assert result.stdout.endswith("The data source scenes has no end.\n")
     assert not Path(tiny_values["training"]["output"]).exists()
+
+
+def test_a_dry_run_opens_the_data_set(tiny_values: dict[str, Any], image_folder: Path, tmp_path: Path) -> None:
+    config = write(tiny_values, tmp_path / "config.yaml")
+    result = sroute("train", config, "--dry-run", f"data.source={{source: json, path: {image_folder}}}")
+    assert result.stdout.endswith("The data source json has 12 examples.\n"), result.stderr
+    result = sroute("train", config, "--dry-run", f"data.source={{source: json, path: {tmp_path / 'gone.json'}}}")
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"Error: The data set {tmp_path / 'gone.json'} does not exist.\n")
+    assert "Parameters" in result.stdout  # what the run costs can be known without the data
 
 
 def test_help_names_every_command() -> None:
     text = sroute("--help").stdout
     for command in ("quickstart", "train", "export", "generate", "weights"):
         assert command in text
+
+
+SLOW = ("torch", "diffusers", "transformers", "accelerate", "datasets")
+REPORT = f"import sys; print('slow:', sorted({set(SLOW)} & sys.modules.keys()))"
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limit"),
+    [(None, 0.3), (["--help"], 0.7), (["train", "scenes/jiont"], 0.7), (["precompute", "gone", "out"], 0.7)],
+    ids=["import", "help", "train", "precompute"],
+)
+def test_starting_is_quick(arguments: list[str] | None, limit: float) -> None:
+    code = "import semantic_routing"
+    if arguments is not None:
+        code = f"import sys; sys.argv = {['sroute', *arguments]}; from semantic_routing.cli import main; main()"
+    before = cpu_seconds()
+    command = [sys.executable, "-c", f"import atexit; atexit.register(lambda: exec({REPORT!r})); {code}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert cpu_seconds() - before < limit
+    assert result.stdout.endswith("slow: []\n"), result.stdout + result.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert sroute("--version").stdout == f"sroute {semantic_routing.__version__}\n"
+
+
+def test_every_command_and_option_has_help() -> None:
+    import typer
+
+    from semantic_routing.cli import app
+
+    def check(command: Any, name: str) -> None:
+        assert command.help, f"{name} has no help"
+        for child in getattr(command, "commands", {}).items():
+            check(child[1], f"{name} {child[0]}")
+        silent = [option.name for option in command.params if not getattr(option, "help", None)]
+        assert not silent, f"{name} has options without help: {silent}"
+
+    check(typer.main.get_command(app), "sroute")
+
+
+def test_code_of_the_user_s_is_imported_before_any_command(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("print('imported')")
+    for name, options in (("mine.py", {"cwd": tmp_path}), (tmp_path / "mine.py", {}), ("mine", {"cwd": tmp_path})):
+        result = sroute("--import", "string", "--import", name, "train", "scenes/jiont", **options)
+        assert result.stdout == "imported\n", result.stderr
+        assert "no config file 'scenes/jiont'" in result.stderr
+    result = sroute("--import", "gone.py", "train", "scenes/joint", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "'gone.py', named in imports, cannot be imported" in result.stderr

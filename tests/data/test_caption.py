@@ -86,7 +86,7 @@ def describe(body: dict[str, Any]) -> str:
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr("semantic_routing.io.chat._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     server = Endpoint()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -173,6 +173,43 @@ def test_it_goes_on_where_it_was(data: Path, endpoint: Endpoint) -> None:
     assert read(out).keys() == {f"{index}.png" for index in range(12)}
     again = run(data, endpoint, out)
     assert (again.written, again.already_there) == (0, 12)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"remember the milk",
+        b"remember the milk\n",
+        b'{"image": "4.png", "text": "by hand"}\n',
+        b'{"image": "99.png", "text": "x", "original_text": "old"}\n',
+        b'{"a": ',
+        b"\xff\xfe",
+        b"\n",
+        b"[" * 100_000,
+        b'{"image": "0.png", "text": "x", "source": "test", "original_text": "old 0"}\nmilk\n',
+    ],
+)
+def test_a_file_of_somebody_elses_is_left_alone(data: Path, endpoint: Endpoint, content: bytes) -> None:
+    out = data.with_name("notes.txt")
+    out.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"notes\.txt holds a line that this command did not write for .*; name another"
+    ):
+        run(data, endpoint, out)
+    assert out.read_bytes() == content
+    assert not endpoint.requests
+
+
+def test_a_file_cut_anywhere_is_completed(data: Path, endpoint: Endpoint) -> None:
+    whole = data.with_name("new.jsonl")
+    run(data, endpoint, whole, workers=1)
+    lines = whole.read_bytes()
+    ends = [len(b"".join(lines.splitlines(keepends=True)[:number])) for number in (11, 12, 13)]
+    for cut in (0, 1, 5, 100, ends[0] + 3, ends[1], ends[1] + 40, ends[2]):
+        out = data.with_name(f"cut-{cut}.jsonl")
+        out.write_bytes(lines[:cut])
+        run(data, endpoint, out, workers=1)
+        assert out.read_bytes() == lines, cut
 
 
 def test_recaptioning_keeps_the_first_original(data: Path, endpoint: Endpoint) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import CAPTIONS, write_images
 
 from semantic_routing.data import BrokenExampleError, FolderSource, HuggingFaceSource, ScenesSource
-from semantic_routing.scenes import render, sample_scene
+from semantic_routing.scenes import CaptionPool, Spacing, render, sample_scene
 
 
 def folder_of(tmp_path: Path, records: list[Any] | str, name: str = "data.jsonl", **options: Any) -> Any:
@@ -220,6 +220,18 @@ def test_scenes_on_a_coarser_grid() -> None:
     source = ScenesSource(spacing=4).open(32, 7)
     sample = sample_scene(7, 3, spacing=4)
     assert np.array(source[3].image).tolist() == render(sample.scene, 32).tolist()
+
+
+def test_scenes_from_a_pool_of_captions() -> None:
+    source = ScenesSource(captions=12, spacing=4).open(32, 7)
+    pool = CaptionPool(12, 7, spacing=Spacing(4, 1))
+    for index in (0, 5, 900):
+        sample = pool.sample(index)
+        assert list(source[index].captions) == [sample.caption]
+        assert np.array(source[index].image).tolist() == render(sample.scene, 32).tolist()
+    assert len({source[index].captions[0] for index in range(100)}) <= 12
+    with pytest.raises(ValueError, match="9000 captions were wanted"):
+        ScenesSource(captions=9000, skills=["arithmetic"]).open(32, 7)
 
 
 def test_scenes_too_small_to_draw_are_refused_before_training() -> None:

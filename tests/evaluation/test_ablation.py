@@ -1,5 +1,6 @@
 """An ablation end to end at a budget of a few steps, and the arithmetic of its tables."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -7,9 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from semantic_routing.evaluation.report import Measure, Tally, summarize
-from semantic_routing.experiments.ablation import AblationOptions, Cell, make_cells, run_ablation
-from semantic_routing.experiments.ablation_page import difference, loss_table, over_runs, write_ablation
+from semantic_routing.evaluation.result import Measure, Tally, summarize
+from semantic_routing.experiments.ablation import (
+    AblationOptions,
+    Trial,
+    default_strategies,
+    make_trials,
+    primary_of,
+    run_ablation,
+)
+from semantic_routing.experiments.ablation_page import loss_table, main_table, write_ablation
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 from semantic_routing.training.config import load_config
 
@@ -25,79 +33,81 @@ def config(tiny_values, tmp_path):
     return path
 
 
-def cells_of(config, out, **changes):
+def trials_of(config, out, **changes):
     names = {"strategies": ["uniform", "joint"], "seeds": [0, 1], **changes}
-    return make_cells(str(config), changes.get("overrides", []), names["strategies"], names["seeds"], out)
+    return make_trials(str(config), changes.get("overrides", []), names["strategies"], names["seeds"], out)
 
 
 def test_from_a_config_to_the_page(config, tmp_path, monkeypatch):
     out = tmp_path / "ablation"
-    cells = cells_of(config, out, seeds=[0])
-    run_ablation(cells, OPTIONS)
+    trials = trials_of(config, out, seeds=[0])
+    run_ablation(trials, OPTIONS)
     # As if the second run had been interrupted half-way.
-    half = list_checkpoints(cells[1].run)
+    half = list_checkpoints(trials[1].run)
     assert [checkpoint_step(path) for path in half] == [2, 4]
     shutil.rmtree(half[1])
-    shutil.rmtree(cells[1].pipeline)
-    shutil.rmtree(cells[1].folder / "scenes")
-    stamp = (cells[0].run / "metrics.jsonl").stat().st_mtime_ns
-    run_ablation(cells, OPTIONS)
-    assert (cells[0].run / "metrics.jsonl").stat().st_mtime_ns == stamp, "a finished run was run again"
-    page = write_ablation(cells, OPTIONS, out).read_text()
+    shutil.rmtree(trials[1].pipeline)
+    shutil.rmtree(trials[1].folder / "scenes")
+    stamp = (trials[0].run / "metrics.jsonl").stat().st_mtime_ns
+    run_ablation(trials, OPTIONS)
+    assert (trials[0].run / "metrics.jsonl").stat().st_mtime_ns == stamp, "a finished run was run again"
+    page = write_ablation(trials, OPTIONS, out).read_text()
     for heading in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Learning curves", "Samples"):
         assert heading in page
     assert page.count("<img") == 1 + 8 * 2
     rows = (out / "table-1.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["strategy", "uniform", "joint"]
     assert (out / "table-3.csv").read_text().splitlines()[1].startswith("joint,")
-    first, second = (row.split(",") for row in (out / "table-5.csv").read_text().splitlines()[1:])
+    first, second = csv.reader((out / "table-5.csv").read_text().splitlines()[1:])
     assert (first[0], first[-1], second[0]) == ("uniform", "", "joint")
+    assert second[-1].startswith(("better", "worse", "no difference larger than"))
     scores = json.loads((out / "scores.json").read_text())
     assert [len(values) for label in scores for values in scores[label]] == [30, 30]
     monkeypatch.setattr("semantic_routing.experiments.ablation.train", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("semantic_routing.evaluation.sampling.load_pipeline", lambda *a: pytest.fail("sampled again"))
-    run_ablation(cells, OPTIONS)
+    run_ablation(trials, OPTIONS)
 
 
 def test_losses_are_compared_at_equal_steps_of_equal_seeds(tmp_path):
     config = load_config("ablation/smoke", [])
-    runs = {"uniform": [[9.0, 3.0, 1.0], [9.0, 5.0, 1.0]], "joint": [[9.0, 2.9, 0.9], [9.0, 4.9, 0.9, 7.0]]}
+    runs = {"uniform": [[9.0, 3.0, 1.0], [9.0, 5.0, 1.0]], "joint": [[9.0, 2.9, 0.9], [9.0, 4.9, 0.7, 7.0]]}
     by_label = {}
     for label, losses in runs.items():
-        by_label[label] = [Cell(label, seed, tmp_path / label / str(seed), config) for seed in (0, 1)]
-        for cell, values in zip(by_label[label], losses, strict=True):
-            cell.run.mkdir(parents=True)
+        by_label[label] = [Trial(label, seed, tmp_path / label / str(seed), config) for seed in (0, 1)]
+        for trial, values in zip(by_label[label], losses, strict=True):
+            trial.run.mkdir(parents=True)
             lines = [json.dumps({"step": step, "loss": value * 1e-4}) for step, value in enumerate(values, 1)]
-            (cell.run / "metrics.jsonl").write_text("\n".join(lines))
-    rows = loss_table(by_label).rows
-    # The last fifth of the steps that all have logged is step 3, where seeds do not differ.
+            (trial.run / "metrics.jsonl").write_text("\n".join(lines))
+    rows = loss_table(by_label, "joint").rows
+    # The last fifth of the steps that all have logged is step 3: -0.1 and -0.3, with one degree of freedom.
     space = "\N{NO-BREAK SPACE}"
-    assert rows[0] == ["uniform", f"1.0 [1.0,{space}1.0]", ""]
-    assert rows[1] == ["joint", f"0.9 [0.9,{space}0.9]", f"-0.1 [-0.1,{space}-0.1]{space}*"]
+    assert rows[0] == ["uniform", "1.0", "", ""]
+    assert rows[1][:2] == ["joint", "0.8"]
+    assert rows[1][2] == f"-0.2 [-1.5,{space}+1.1]"
+    assert rows[1][3] == "no difference larger than 1.5"
 
 
 def test_only_the_skills_that_are_named_are_sampled_and_told(config, tmp_path):
     out = tmp_path / "ablation"
-    cells = cells_of(config, out, seeds=[0])
+    trials = trials_of(config, out, seeds=[0])
     options = replace(OPTIONS, skills=("single_object", "colors"))
-    run_ablation(cells, options)
-    write_ablation(cells, options, out)
+    run_ablation(trials, options)
+    write_ablation(trials, options, out)
     assert [row.split(",")[0] for row in (out / "table-2.csv").read_text().splitlines()[1:]] == [
         "single_object",
         "colors",
     ]
-    header, uniform, joint = (row.split(",") for row in (out / "table-1.csv").read_text().splitlines())
-    assert [header[0], *header[-4:]] == ["strategy", "overall", "trained", "held-out", "− uniform"]
-    assert "advanced" not in header
+    header, uniform, joint = csv.reader((out / "table-1.csv").read_text().splitlines())
+    assert header == ["strategy", "overall", "trained", "held-out", "spread", "− uniform", "verdict"]
     assert not uniform[-1]
     assert joint[-1]
     with pytest.raises(ValueError, match="Skill is 'flying'"):
-        replace(OPTIONS, skills=("flying",)).prompts()
+        replace(OPTIONS, skills=("flying",)).benchmark()
 
 
 def test_strategies_share_data_order_and_differ_in_nothing_but_the_strategy(config, tmp_path):
-    cells = cells_of(config, tmp_path)
-    by_label = {(cell.label, cell.seed): cell.config for cell in cells}
+    trials = trials_of(config, tmp_path)
+    by_label = {(trial.label, trial.seed): trial.config for trial in trials}
     uniform, joint = by_label["uniform", 1], by_label["joint", 1]
     assert uniform.training.seed == joint.training.seed == 1
     assert uniform.model.model_dump(exclude={"strategy"}) == joint.model.model_dump(exclude={"strategy"})
@@ -114,17 +124,17 @@ def test_strategies_share_data_order_and_differ_in_nothing_but_the_strategy(conf
 )
 def test_mistakes_are_named_before_any_work(config, tmp_path, changes, says):
     with pytest.raises(ValueError, match=says):
-        cells_of(config, tmp_path / "out", **changes)
+        trials_of(config, tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_another_config_is_refused(config, tmp_path):
-    cells = cells_of(config, tmp_path)
-    cells[0].run.mkdir(parents=True)
-    (cells[0].run / "config.yaml").write_text(cells[0].config.to_yaml())
-    cells_of(config, tmp_path)
+    trials = trials_of(config, tmp_path)
+    trials[0].run.mkdir(parents=True)
+    (trials[0].run / "config.yaml").write_text(trials[0].config.to_yaml())
+    trials_of(config, tmp_path)
     with pytest.raises(ValueError, match="another config"):
-        cells_of(config, tmp_path, overrides=["training.steps=5"])
+        trials_of(config, tmp_path, overrides=["training.steps=5"])
 
 
 def result_of(values):
@@ -135,31 +145,26 @@ def result_of(values):
     return summarize("scenes", tally, [Measure("overall", (keys,))], {}, "")
 
 
-def test_intervals_hold_what_seeds_and_prompts_leave_open():
+def test_only_what_seeds_agree_on_is_told_from_noise():
     random = np.random.default_rng(0)
     easy = random.random(200)
-    # Two strategies whose runs share the prompts' difficulty and differ by 0.1.
-    first = [result_of(easy) for _ in range(3)]
-    better = [result_of(easy + 0.1 + 0.01 * random.standard_normal(200)) for _ in range(3)]
-    measure = first[0].measures[0]
-    apart = difference(better, first, measure)
-    assert apart.beyond_noise
-    assert apart.low < 0.1 < apart.high
-    assert apart.high - apart.low < 0.01, "pairing takes the prompts' difficulty out"
-    assert over_runs(first, measure).high - over_runs(first, measure).low > 0.05
-    # Seeds that disagree widen the interval, however many prompts agree.
-    shaky = [result_of(easy + shift) for shift in (-0.2, 0.0, 0.2)]
-    wide = difference(shaky, first, measure)
-    assert wide.high - wide.low > 0.2
-    assert not wide.beyond_noise
+    # Runs share the prompts' difficulty; seeds add a little noise to each prompt, or much to all of them.
+    results = {
+        "first": [result_of(easy) for _ in range(3)],
+        "better": [result_of(easy + 0.1 + 0.01 * random.standard_normal(200)) for _ in range(3)],
+        "shaky": [result_of(easy + shift) for shift in (-0.1, 0.1, 0.3)],
+        "worse": [result_of(easy - 0.1 + 0.01 * random.standard_normal(200)) for _ in range(3)],
+    }
+    table = main_table(results, "better")
+    verdicts = {row[0]: row[-1] for row in table.rows}
+    assert verdicts == {"first": "", "better": "better", "shaky": "no difference larger than 59.7", "worse": "worse"}
+    assert {row[0]: row[-3] for row in table.rows}["shaky"] == "20.0", "the spread between seeds"
+    assert "better, the primary contrast" in table.caption
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    from semantic_routing.reporting.intervals import estimate
-
-    random = np.random.default_rng(1)
-    hits = 0
-    for _ in range(100):
-        outcome = estimate([random.random(60) < 0.3, random.random(60) < 0.7])
-        hits += outcome.low <= 0.5 <= outcome.high
-    assert 0.88 <= hits / 100 < 1
+def test_the_primary_contrast_is_one_of_the_strategies():
+    assert primary_of(["penultimate", "depth-wise", "joint"], AblationOptions()) == "depth-wise"
+    assert primary_of(["penultimate", "uniform"], AblationOptions()) == "uniform"
+    with pytest.raises(ValueError, match="must be one of uniform, not 'penultimate'"):
+        primary_of(["penultimate", "uniform"], AblationOptions(primary="penultimate"))
+    assert default_strategies("scenes/joint")[:2] == ["penultimate", "uniform"]

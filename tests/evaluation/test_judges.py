@@ -13,11 +13,15 @@ import torch
 from chat_endpoint import question_of, text_reply, yes_no_reply
 from PIL import Image
 
-from semantic_routing.evaluation import drawbench, genai_bench
-from semantic_routing.evaluation.judges import AnswerError, Ask, EndpointJudge, Form, LocalJudge, yes_scores
-from semantic_routing.io.chat import ChatClient
+from semantic_routing.evaluation import DrawBench, GenAIBench, drawbench
+from semantic_routing.evaluation.judges import JUDGES, Answer, Form, Judge, JudgeOptions, Question, yes_scores
+from semantic_routing.evaluation.judges.endpoint import read_reply
+from semantic_routing.evaluation.judges.local import LocalJudge
+from semantic_routing.evaluation.questions import AnswerError
+from semantic_routing.evaluation.runner import score
+from semantic_routing.io.chat import Reply
 from semantic_routing.io.files import sha256
-from semantic_routing.io.jsonl import read_lines
+from semantic_routing.io.jsonl import read_lines, work_key
 
 # Alternatives, and the scores that the protocol works out for them: sum of yes, its share, 2025-11, exact.
 WORKED = [
@@ -45,8 +49,9 @@ def test_no_yes_and_no_no_is_no_score():
 def test_impossible_probabilities_are_no_score():
     with pytest.raises(ValueError, match="more than 1"):
         yes_scores([("Yes", 0.5), ("No", -1.0)])
-    with pytest.raises(ValueError, match="more than 1"):
-        yes_scores([("Yes", math.nan)])
+    for impossible in (math.nan, math.inf, 1e9):
+        with pytest.raises(ValueError, match="more than 1"):
+            yes_scores([("Yes", impossible)])
 
 
 EXAMPLE = """Alignment Score (1-5): 2.694700002670288
@@ -104,11 +109,12 @@ def genai(tmp_path):
     images.mkdir()
     for n in range(12):
         Image.new("RGB", (8, 8), (20 * n, 0, 0)).save(images / (f"{n}_sample_0.png" if n % 2 else f"{n:05d}.jpeg"))
-    return genai_bench.read_prompts(tmp_path / "genai_image.json", tmp_path / "genai_skills.json")
+    files = str(tmp_path / "genai_image.json"), str(tmp_path / "genai_skills.json")
+    return lambda judge, **options: GenAIBench(*files, judge, **options)
 
 
 def endpoint(server, **options):
-    return EndpointJudge(ChatClient(server.url, "judge", **{"workers": 4, **options}))
+    return JudgeOptions(**{"judge_model": "judge", "judge_url": server.url, "workers": 4, **options})
 
 
 def number_in(request):
@@ -117,7 +123,7 @@ def number_in(request):
 
 def test_genai_bench_by_skill(genai, chat_server, tmp_path):
     chat_server.reply = lambda request: yes_no_reply({"Yes": (number_in(request) + 1) / 20, "No": 0.1})
-    result = genai_bench.score(genai, endpoint(chat_server), genai_bench.VQAOptions(), tmp_path)
+    result = score(genai(endpoint(chat_server)), tmp_path)
     scores = {row.name: row.score for row in result.rows}
     assert scores["counting"] == pytest.approx(2 / 20)
     assert scores["basic"] == pytest.approx(6.5 / 20)
@@ -144,7 +150,7 @@ def test_failures_are_named_and_never_zero(genai, chat_server, tmp_path):
     (tmp_path / "images" / "00002.jpeg").write_bytes(b"no image")
     (tmp_path / "images" / "3_sample_0.png").unlink()
     (tmp_path / "images" / "cat.png").write_bytes(b"")
-    result = genai_bench.score(genai, endpoint(chat_server), genai_bench.VQAOptions(), tmp_path, partial=True)
+    result = score(genai(endpoint(chat_server)), tmp_path, partial=True)
     assert {kind: len(names) for kind, names in result.problems.items()} == {
         "missing images": 1,
         "failed judgments": 1,
@@ -157,7 +163,7 @@ def test_failures_are_named_and_never_zero(genai, chat_server, tmp_path):
     assert {row.name: row.score for row in result.rows}["counting"] is None
     asked = len(chat_server.requests)
     chat_server.reply = lambda request: yes_no_reply({"Yes": 0.8, "No": 0.1})
-    again = genai_bench.score(genai, endpoint(chat_server), genai_bench.VQAOptions(), tmp_path)
+    again = score(genai(endpoint(chat_server)), tmp_path)
     # Only the failed one is asked again: an unresolved answer is an answer.
     assert len(chat_server.requests) == asked + 1
     assert again.remark.startswith("INCOMPLETE: 9 of 12")
@@ -167,7 +173,7 @@ def test_an_endpoint_that_is_down_is_not_asked_about_everything(genai, chat_serv
     chat_server.server.shutdown()
     chat_server.server.server_close()
     judge = endpoint(chat_server, retries=1, timeout=1.0, workers=2)
-    result = genai_bench.score(genai, judge, genai_bench.VQAOptions(), tmp_path)
+    result = score(genai(judge), tmp_path)
     assert not result.complete
     assert len(result.problems["failed judgments"]) == 12
     assert "not asked" in result.problems["failed judgments"][-1]
@@ -176,7 +182,7 @@ def test_an_endpoint_that_is_down_is_not_asked_about_everything(genai, chat_serv
 
 def test_another_question_or_judge_is_asked_anew(genai, chat_server, tmp_path):
     for question in ("Is this {}?", "Is it {}?", "Is it {}?"):
-        genai_bench.score(genai, endpoint(chat_server), genai_bench.VQAOptions(question), tmp_path)
+        score(genai(endpoint(chat_server), question=question), tmp_path)
     assert len(chat_server.requests) == 24
 
 
@@ -195,20 +201,19 @@ def test_wrong_genai_files_are_named(tmp_path, prompts, skills, says):
     if skills:
         (tmp_path / "s.json").write_text(skills)
     with pytest.raises(ValueError, match=says):
-        genai_bench.read_prompts(tmp_path / "p.json", tmp_path / "s.json" if skills else None)
+        GenAIBench(str(tmp_path / "p.json"), str(tmp_path / "s.json") if skills else None)
 
 
 def test_drawbench_reports_three_dimensions_by_category(chat_server, tmp_path):
     (tmp_path / "prompts.csv").write_text(
         "Prompts,Category\n".replace("Prompts", "prompt") + "a {x} cat,Colors\na dog,Text\n"
     )
-    prompts = drawbench.read_prompts(tmp_path / "prompts.csv")
     (tmp_path / "images").mkdir()
     for index in range(2):
         Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "images" / f"{index}_sample_0.png")
     replies = iter(["Style: good", STARS, EXAMPLE])
     chat_server.reply = lambda request: text_reply(next(replies))
-    result = drawbench.score(prompts, endpoint(chat_server, workers=1), tmp_path)
+    result = score(DrawBench(str(tmp_path / "prompts.csv"), endpoint(chat_server, workers=1)), tmp_path)
     scores = {(row.name, row.part): row.score for row in result.rows}
     assert scores["overall", "style"] == pytest.approx((3 + 2.8025) / 2, abs=1e-4)
     assert scores["Text", "alignment"] == pytest.approx(4)
@@ -229,7 +234,7 @@ def test_drawbench_lists_of_every_form(tmp_path, suffix):
     }
     path = tmp_path / f"list{suffix}"
     path.write_text(forms[suffix])
-    assert drawbench.read_prompts(path).prompts == [("a cat", "Colors"), ("a dog", "Text")]
+    assert drawbench.read_prompts(path) == [("a cat", "Colors"), ("a dog", "Text")]
 
 
 def test_a_drawbench_entry_without_a_prompt_is_named(tmp_path):
@@ -238,23 +243,23 @@ def test_a_drawbench_entry_without_a_prompt_is_named(tmp_path):
         drawbench.read_prompts(tmp_path / "list.json")
 
 
-MANY = 1000
+MANY = 400
 
 JUDGE_MANY = """
 import sys
 from pathlib import Path
-import semantic_routing.io.chat as endpoint
-from semantic_routing.evaluation import genai_bench
-from semantic_routing.evaluation.judges import EndpointJudge
-endpoint._FIRST_PAUSE = 0.01
+import openai._base_client
+from semantic_routing.evaluation import GenAIBench
+from semantic_routing.evaluation.judges import JudgeOptions
+from semantic_routing.evaluation.runner import score
+openai._base_client.INITIAL_RETRY_DELAY = 0.01
 out = Path(sys.argv[1])
-client = endpoint.ChatClient(sys.argv[2], "judge", workers=20, timeout=5.0)
-prompts = genai_bench.read_prompts(out / "prompts.json")
-print(genai_bench.score(prompts, EndpointJudge(client), genai_bench.VQAOptions(), out).remark)
+judge = JudgeOptions(judge_model="judge", judge_url=sys.argv[2], workers=20, timeout=5.0)
+print(score(GenAIBench(str(out / "prompts.json"), judge=judge), out).remark)
 """
 
 
-def test_a_thousand_requests_to_a_bad_server_and_a_kill(chat_server, tmp_path):
+def test_hundreds_of_requests_to_a_bad_server_and_a_kill(chat_server, tmp_path):
     chat_server.failing, chat_server.delay = 0.1, 0.02
     (tmp_path / "images").mkdir()
     (tmp_path / "prompts.json").write_text(json.dumps({str(n): {"prompt": f"thing {n}"} for n in range(MANY)}))
@@ -333,18 +338,56 @@ def tiny_vlm(tmp_path_factory):
 def test_a_local_judge_gives_the_probabilities_of_its_forward_pass(tiny_vlm):
     judge = LocalJudge(str(tiny_vlm), "cpu", "float32")
     image = Image.new("RGB", (16, 16), "red")
-    answer = next(iter(judge.ask([Ask("k", image, "Is this a cat")], Form(1, first_token=True))))
+    answer = next(iter(judge.ask([Question("k", image, "Is this a cat")], Form(1, first_token=True))))
     assert math.fsum(math.exp(value) for _, value in answer.first_token) == pytest.approx(1, abs=1e-5)
     inputs = judge.processor(images=[image], text=["<image> Is this a cat "], return_tensors="pt")
     with torch.no_grad():
         probabilities = judge.model(**inputs).logits[0, -1].softmax(-1)
     assert yes_scores(answer.first_token)["yes_prob"] == pytest.approx(float(probabilities[[4, 5]].sum()), abs=1e-6)
-    words = next(iter(judge.ask([Ask("k", image, "Is this a cat")], Form(3)))).text
+    words = next(iter(judge.ask([Question("k", image, "Is this a cat")], Form(3)))).text
     assert isinstance(words, str)
 
 
 def test_a_local_judge_scores_a_benchmark(tiny_vlm, genai, tmp_path):
-    judge = LocalJudge(str(tiny_vlm), "cpu", "float32")
-    result = genai_bench.score(genai, judge, genai_bench.VQAOptions("Is this {}"), tmp_path)
+    judge = JudgeOptions(judge_model=str(tiny_vlm), device="cpu")
+    result = score(genai(judge, question="Is this {}"), tmp_path)
     assert result.complete
     assert all(0 < row.score < 1 for row in result.rows)
+
+
+def test_a_judge_of_ones_own_has_a_name(genai, tmp_path, monkeypatch):
+    class Coin(Judge):
+        identity = {"judge": "coin"}  # noqa: RUF012
+
+        def ask(self, questions, form):
+            return (Answer(question.key, first_token=[("Yes", math.log(0.5))]) for question in questions)
+
+    monkeypatch.setattr(JUDGES, "_items", dict(JUDGES))
+    JUDGES.register("coin")(lambda options: Coin())
+    result = score(genai(JudgeOptions(judge_type="coin", judge_model="any")), tmp_path)
+    assert {row.score for row in result.rows} == {0.5}
+    with pytest.raises(ValueError, match="Unknown judge 'dice': expected one of endpoint, local, coin"):
+        genai(JudgeOptions(judge_type="dice", judge_model="any")).check_judge()
+    with pytest.raises(ValueError, match="name one with --judge-model"):
+        genai(JudgeOptions()).check_judge()
+
+
+def test_answers_are_known_by_the_key_that_earlier_versions_gave_them(genai):
+    benchmark = genai(JudgeOptions(judge_model="judge", judge_url="http://localhost/v1"))
+    key = work_key(image=sha256(b"x"), **benchmark.identity(0))
+    assert key == "8aa8d095235f096ab38ec49a80396744b46af8175e4cffa233e88bcb8758e54e"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"choices": []},
+        {"choices": [None]},
+        {"choices": [{"logprobs": {"content": [{"top_logprobs": [{"token": "Yes", "logprob": 10**400}]}]}}]},
+        {"choices": [{"logprobs": {"content": [{"top_logprobs": "Yes"}]}}]},
+        {"choices": [{"logprobs": {"content": [{"top_logprobs": []}]}, "message": "Yes"}]},
+    ],
+)
+def test_a_reply_of_another_shape_is_an_error_and_no_end(body):
+    assert "no answer in the reply" in read_reply(Reply("k", body), Form(1, first_token=True)).error

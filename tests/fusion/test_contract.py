@@ -103,7 +103,8 @@ def test_a_shape_that_contradicts_what_a_fusion_says_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'odd' says .*\['block'\].*\(3, 2, 3, 8\), not \(1, 2, 3, 8\)"):
         check_fusion(Contradiction(sizes), "odd")
     unknown = type("Unknown", (Contradiction,), {"varies_with": frozenset({"weather"})})
-    with pytest.raises(ValueError, match="'odd' varies with 'weather': expected some of block, state, timestep, token"):
+    known = "block, head, role, state, timestep, token"
+    with pytest.raises(ValueError, match=f"'odd' varies with 'weather': expected some of {known}"):
         check_fusion(unknown(sizes), "odd")
 
 

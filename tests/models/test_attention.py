@@ -35,13 +35,27 @@ def test_grouped_heads_equal_explicit_repetition(key_value_heads: int) -> None:
     x, text = normal(2, 5, 16), normal(2, 7, 12, seed=1)
     text[0, 3:] = torch.nan  # padding, which nothing may read
     tokens = TextTokens.of(torch.arange(7) < torch.tensor([[3], [7]]), 2, 7)
-    context = tokens.pack(text[None])[0]
+    context = tokens.pack(text[None])[None]
     query, (key, value) = module.query(x), module.key_value(text)
     assert key.shape == (2, 7, key_value_heads, HEAD)
     repeated = (tensor.nan_to_num().repeat_interleave(4 // key_value_heads, dim=2) for tensor in (key, value))
     expected = module.to_out(plain_attention(query, *repeated, tokens.mask).flatten(2))
     torch.testing.assert_close(module(x, context, tokens), expected, rtol=1e-4, atol=1e-4)
     assert module(x, module.text_key_value(context, tokens), tokens).equal(module(x, context, tokens))
+
+
+@pytest.mark.parametrize(("roles", "heads"), [(1, 2), (2, 1), (2, 2)])
+@torch.no_grad()
+def test_each_role_and_each_head_reads_its_own_context(roles: int, heads: int) -> None:
+    module = make(CrossAttention, 4, 2, source=12)
+    tokens = TextTokens.of(None, 1, 7)
+    contexts = normal(roles, heads, 7, 12)
+    key, value = module.text_key_value(contexts, tokens)
+    for head in range(2):
+        sources = (contexts[role, min(head, heads - 1)] for role in (0, roles - 1))
+        (own_key, _), (_, own_value) = (module.key_value(source[None]) for source in sources)
+        torch.testing.assert_close(key[:, :, head], own_key[:, :, head])
+        torch.testing.assert_close(value[:, :, head], own_value[:, :, head])
 
 
 @torch.no_grad()

@@ -88,7 +88,9 @@ def test_a_fusion_that_reads_the_image_hears_another_image() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_parameter_of_the_fusion_learns(strategy: str) -> None:
     model = randomized(strategy).train()
-    model(LATENTS, torch.tensor([900.0, 250.0]), TEXT, MASK).sample.square().sum().backward()
+    loss = model(LATENTS, torch.tensor([900.0, 250.0]), TEXT, MASK).sample.square().sum()
+    auxiliary = model.auxiliary_loss()
+    (loss if auxiliary is None else loss + auxiliary.sum()).backward()
     dead = [name for name, value in model.fusion.named_parameters() if value.grad is None or not value.grad.any()]
     assert not dead
 

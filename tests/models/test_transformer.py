@@ -118,9 +118,9 @@ def test_the_fusion_learns_from_its_start(strategy: str) -> None:
     model = fresh(strategy=strategy)
     torch.nn.init.normal_(model.proj_out.weight, generator=torch.Generator().manual_seed(0))
     model(LATENTS, TIMES, TEXT, MASK).sample.square().sum().backward()
-    gradients = {name: value.grad.abs().sum() for name, value in model.fusion.named_parameters()}
+    gradients = {name: value.grad for name, value in model.fusion.named_parameters() if value.grad is not None}
     for name in ("beta", "gate.weight_out", "gate.bias_out"):
-        assert name not in gradients or gradients[name] > 0
+        assert name not in gradients or gradients[name].any()
 
 
 @pytest.mark.parametrize("conditioning", TIMESTEP_CONDITIONINGS)
@@ -212,7 +212,7 @@ def test_bfloat16_weights_leave_the_fusion_in_float32(strategy: str, tmp_path: P
     ours, theirs = (
         transformer.fusion.layer_weights(prepared, Moment(TIMES, normal(2, 24), 0)) for transformer in (model, loaded)
     )
-    assert ours.equal(theirs)
+    assert theirs is None if ours is None else ours.equal(theirs)
     output = run(loaded, LATENTS.bfloat16(), encoder_hidden_states=TEXT.bfloat16())
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output.float(), run(model), rtol=0.1, atol=0.3)

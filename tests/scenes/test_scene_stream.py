@@ -18,10 +18,19 @@ from semantic_routing.scenes import (
     sample_scene,
 )
 from semantic_routing.scenes.geometry import APART, RELATIONS, gap, is_inside, is_touching
-from semantic_routing.scenes.held_out import HELD_OUT, NEVER_SHOWN, shown, stated
+from semantic_routing.scenes.grammar import PLANNERS, Draws
+from semantic_routing.scenes.held_out import (
+    HELD_OUT,
+    NEVER_SHOWN,
+    is_held_out_layout,
+    is_reserved_caption,
+    layout_of,
+    shown,
+    stated,
+)
 from semantic_routing.scenes.world import GRID, MAX_OBJECTS, PARTS, RADII, REACH
 
-TRAINING_SAMPLES = 20_000
+TRAINING_SAMPLES = 3_000
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def training() -> list[SceneSample]:
 
 
 def test_a_sample_depends_on_its_arguments_alone(training: list[SceneSample]) -> None:
-    for index in (19_999, 7, 512, 0):
+    for index in (2_999, 7, 512, 0):
         assert sample_scene(0, index) == training[index]
     assert len({sample_scene(seed, 3).caption for seed in range(20)}) > 10
     assert sample_scene(0, 5, skills=["counting"]) != sample_scene(0, 5, "held-out", ["counting"])
@@ -39,8 +48,8 @@ def test_a_sample_depends_on_its_arguments_alone(training: list[SceneSample]) ->
 def test_the_stream_does_not_drift() -> None:
     # A stored value: a run resumed by index must go on with the same samples after an upgrade.
     sample = sample_scene(1, 2, skills=["counting"])
-    assert sample.caption == "five brown circles on a sky background"
-    assert [thing.x for thing in sample.scene.objects] == [0.4375, 0.75, 0.75, 0.1875, 0.3125]
+    assert sample.caption == "a drawing of five pink triangles"
+    assert [thing.x for thing in sample.scene.objects] == [0.5, 0.25, 0.1875, 0.8125, 0.5625]
 
 
 def test_scenes_satisfy_their_captions(training: list[SceneSample]) -> None:
@@ -70,10 +79,43 @@ def test_a_coarser_grid_keeps_captions_true(spacing: int) -> None:
     skills = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
     samples = [sample_scene(3, index, skills=skills, spacing=spacing) for index in range(300)]
     assert all(claim.holds(sample.scene) for sample in samples for claim in sample.claims)
-    places = [(thing.x, thing.y) for sample in samples for thing in sample.scene.objects]
+    few = [sample.scene for sample in samples if len(sample.scene.objects) <= 2]
+    places = [(thing.x, thing.y) for scene in few for thing in scene.objects]
     on_lines = [place for place in places if not any(along * GRID % spacing for along in place)]
-    # Crowds of five seldom find room there; on all lines a share of 1 in spacing² would be so.
-    assert len(on_lines) > 0.7 * len(places)
+    assert len(on_lines) > 0.9 * len(places)  # on all lines a share of 1 in spacing² would be so
+
+
+@pytest.mark.parametrize(("crowd_spacing", "varied"), [(1, True), (0, True), (4, False)])
+def test_a_number_is_no_template(crowd_spacing: int, varied: bool) -> None:
+    options = {"skills": ["counting"], "spacing": 4, "crowd_spacing": crowd_spacing}
+    scenes = [sample_scene(5, index, **options).scene for index in range(250)]
+    layouts = Counter(layout_of(scene) for scene in scenes if len(scene.objects) == 5)
+    assert (max(layouts.values()) < 0.2 * layouts.total()) == varied, layouts
+
+
+def test_training_leaves_out_the_layouts_and_captions_that_it_should(training: list[SceneSample]) -> None:
+    assert not any(is_held_out_layout(sample.scene) or is_reserved_caption(sample.caption) for sample in training)
+    held_out = [is_held_out_layout(sample_scene(0, i, "held-out", ["counting"]).scene) for i in range(300)]
+    assert 0.02 < sum(held_out) / len(held_out) < 0.15
+
+
+def test_unseen_captions_speak_of_what_training_speaks_of() -> None:
+    for index in range(100):
+        sample = sample_scene(0, index, "unseen")
+        assert is_reserved_caption(sample.caption)
+        assert HELD_OUT.isdisjoint(stated(sample.claims))
+        assert NEVER_SHOWN.isdisjoint(shown(sample.scene))
+
+
+def test_dense_captions_tell_objects_apart() -> None:
+    alike = 0
+    for index in range(1000):
+        sentences = PLANNERS["scene"][0](Draws(str(index), 0.3)).caption.rstrip(".").split(". ")[1:]
+        for sentence in sentences:
+            subject, anchor = re.findall(r"[Tt]he ((?:\w+ )+?(?:circle|square|triangle|star|cross|heart))", sentence)
+            assert subject != anchor, sentence
+            alike += subject.split()[-2:] == anchor.split()[-2:]
+    assert alike  # without this the test says nothing
 
 
 def test_what_finds_no_room_on_a_coarse_grid_lies_on_the_fine_one() -> None:
@@ -99,7 +141,7 @@ def test_counting_captions_count_everything() -> None:
 
 
 def test_objects_lie_in_the_picture_and_apart(training: list[SceneSample]) -> None:
-    for sample in training[:5000]:
+    for sample in training[:2000]:
         for thing in sample.scene.objects:
             reach = thing.radius * REACH
             assert reach <= min(thing.x, thing.y)
@@ -125,15 +167,15 @@ def test_every_value_on_its_own_is_plentiful_in_training(training: list[SceneSam
     things = [thing for sample in training for thing in sample.scene.objects]
     for attribute, values in (("shape", SHAPES), ("color", COLORS), ("part", PARTS), ("size", RADII)):
         counts = Counter(getattr(thing, attribute) for thing in things)
-        assert all(counts[value] > 500 for value in values), counts
+        assert all(counts[value] > 75 for value in values), counts
     backgrounds = Counter(sample.scene.background for sample in training)
-    assert all(backgrounds[name] > 2000 for name in BACKGROUNDS)
+    assert all(backgrounds[name] > 300 for name in BACKGROUNDS)
     relations = Counter(c.relation for sample in training for c in sample.claims if isinstance(c, Related))
-    assert all(relations[relation] > 200 for relation in RELATIONS), relations
+    assert all(relations[relation] > 25 for relation in RELATIONS), relations
     numbers = Counter(len(sample.scene.objects) for sample in training if sample.skill == "counting")
-    assert all(numbers[number] > 400 for number in range(1, 6)), numbers
+    assert all(numbers[number] > 60 for number in range(1, 6)), numbers
     assert {len(sample.scene.objects) for sample in training} == set(range(1, MAX_OBJECTS + 1))
-    assert all(count > 200 for count in Counter(sample.skill for sample in training).values())
+    assert all(count > 30 for count in Counter(sample.skill for sample in training).values())
 
 
 def test_every_combination_that_is_not_held_out_occurs_in_training(training: list[SceneSample]) -> None:
@@ -149,7 +191,7 @@ def test_every_combination_that_is_not_held_out_occurs_in_training(training: lis
 def test_there_are_more_than_100_000_captions() -> None:
     """Lincoln and Petersen's estimate from the overlap of two draws; it errs low where captions are unevenly likely."""
     first, second = (
-        {sample_scene(seed, index, skills=["spatial_relation"]).caption for index in range(4000)} for seed in (1, 2)
+        {sample_scene(seed, index, skills=["spatial_relation"]).caption for index in range(1500)} for seed in (1, 2)
     )
     assert len(first) * len(second) / max(1, len(first & second)) > 100_000
 
@@ -167,16 +209,16 @@ def test_a_skill_named_twice_is_drawn_twice_as_often() -> None:
 
 @pytest.mark.parametrize("skill", SKILLS)
 def test_held_out_prompts_differ_and_ask_for_what_training_never_asks_for(skill: str) -> None:
-    prompts = held_out_prompts(skill, 100)
-    assert len({prompt.caption for prompt in prompts}) == 100
+    prompts = held_out_prompts(skill, 40)
+    assert len({prompt.caption for prompt in prompts}) == 40
     for prompt in prompts:
         assert HELD_OUT & stated(prompt.claims) & shown(prompt.scene), prompt.caption
     assert held_out_prompts(skill, 10) == prompts[:10]
 
 
 def test_held_out_counts_are_all_tested() -> None:
-    numbers = Counter(len(prompt.scene.objects) for prompt in held_out_prompts("counting", 100))
-    assert all(numbers[number] >= 8 for number in range(1, 6)), numbers
+    numbers = Counter(len(prompt.scene.objects) for prompt in held_out_prompts("counting", 60))
+    assert all(numbers[number] >= 4 for number in range(1, 6)), numbers
 
 
 def test_wrong_arguments_are_named() -> None:

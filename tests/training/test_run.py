@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from semantic_routing.io.jsonl import read_lines
 from semantic_routing.training import train, trainer
 from semantic_routing.training.checkpoint import list_checkpoints, read_state
 from semantic_routing.training.config import Config, load_config
+from semantic_routing.training.progress import Progress
 
 MakeConfig = Callable[..., Config]
 FILES = ("model", "ema", "optimizer")
@@ -148,6 +150,32 @@ def test_the_schedule_and_clipping_are_those_of_the_config(make_config: MakeConf
     train(config)
     rates = [line["learning_rate"] for line in read_lines(config.training.output / "metrics.jsonl")]
     assert rates == pytest.approx([0.005, 0.01, 0.0075, 0.005, 0.0025, 0.0])
+
+
+def test_the_time_left_heeds_the_time_allowed() -> None:
+    for seconds, left in ((math.inf, "0:01:30 left"), (60.0, "0:00:50 left"), (5.0, "0:00:00 left")):
+        progress = Progress(first=100, total=200, visible=False, max_seconds=seconds)
+        assert progress._left(110, progress.started + 10) == left
+
+
+def test_files_of_the_user_s_in_the_output_folder_stay(make_config: MakeConfig) -> None:
+    config = make_config(training={"steps": 1})
+    run = config.training.output
+    for name in ("config.yaml", "metrics.jsonl"):
+        run.mkdir()
+        (run / name).write_text("mine")
+        with pytest.raises(ValueError, match=rf"run/{name} was not written by a run and would be overwritten"):
+            train(config)
+        assert [(path.name, path.read_text()) for path in run.iterdir()] == [(name, "mine")]
+        shutil.rmtree(run)
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    train(config)
+    assert (run / "notes.txt").read_text() == "mine"
+    for checkpoint in list_checkpoints(run):
+        shutil.rmtree(checkpoint)
+    train(make_config(training={"steps": 2}))  # what an earlier run wrote is a run's
+    assert load_config(str(run / "config.yaml")).training.steps == 2
 
 
 def test_a_run_is_a_folder(make_config: MakeConfig) -> None:

@@ -4,6 +4,7 @@ Without variation by token and state they come from the fusion alone. By token t
 each prompt, then over prompts. By state they are recorded while the prompts are sampled, and interpolated in time.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ def weights_at(
         weights = fusion.layer_weights(prepared, Moment(timestep))
         if weights is None:
             return None
-        rows.append(mean_over_tokens(weights, prepared.mask if prepared else None).mean(1))
+        by_row = mean_over_tokens(weights, prepared.mask if prepared else None)
+        rows.append(mean_over_readers(fusion, by_row).mean(1))
     return torch.stack(rows).double().cpu().numpy()
 
 
@@ -78,23 +80,23 @@ def weights_of_prompts(model: "SavedModel", fusion: TextFusion) -> TimesBlocksLa
 
 def weights_while_sampling(model: "SavedModel", fusion: TextFusion) -> TimesBlocksLayers | None:
     """Weights of a fusion that reads the image, averaged over the model's prompts, at `FINE_TIMES`."""
-    seen: dict[tuple[float, int], list[Tensor]] = defaultdict(list)
+    seen: dict[int, list[Tensor]] = defaultdict(list)  # by block, a call a step, batch after batch
 
     def see(prepared: Prepared, moment: Moment) -> None:
         weights = fusion.layer_weights(prepared, moment)
         if weights is not None:
-            by_row = mean_over_tokens(weights, prepared.mask)
+            by_row = mean_over_readers(fusion, mean_over_tokens(weights, prepared.mask))[0]
             # The prompts' rows are the last: guidance puts the unconditional ones first.
-            of_prompts = by_row[:, by_row.shape[1] // 2 :] if model.guidance > 1 else by_row
-            seen[1 - float(moment.timestep[0]) / 1000, moment.block or 0].append(of_prompts[0].double().cpu())
+            of_prompts = by_row[len(by_row) // 2 :] if model.guidance > 1 else by_row
+            seen[moment.block or 0].append(of_prompts.double().cpu())
 
     with watching(fusion, see):
         model.samples_of(model.pipeline, model.guidance)
     if not seen:
         return None
-    times = sorted({time for time, _ in seen})
-    rows = [[torch.cat(seen[time, block]).mean(0) for block in range(fusion.sizes.num_blocks)] for time in times]
-    recorded = torch.stack([torch.stack(row) for row in rows]).numpy()
+    times = 1 - model.pipeline.scheduler.sigmas[:-1].double().cpu().numpy()
+    by_block = [[torch.cat(calls[step :: len(times)]).mean(0) for step in range(len(times))] for calls in seen.values()]
+    recorded = torch.stack([torch.stack(steps) for steps in by_block], dim=1).numpy()
     return np.apply_along_axis(lambda values: np.interp(FINE_TIMES, times, values), 0, recorded)
 
 
@@ -120,6 +122,13 @@ def mean_over_tokens(
         return weights.mean(2)
     share = mask / mask.sum(1, keepdim=True)
     return torch.einsum("dbtl,bt->dbl", weights.float().expand(-1, len(mask), -1, -1), share)
+
+
+def mean_over_readers(
+    fusion: TextFusion, weights: Float[Tensor, "readers rows layers"]
+) -> Float[Tensor, "blocks rows layers"]:
+    """Mean over the contexts that a block reads, where keys and values, or heads, read different ones."""
+    return weights.unflatten(0, (-1, math.prod(fusion.readers))).mean(1)  # type: ignore[no-untyped-call]
 
 
 def marginals(weights: NamedArray) -> dict[str, NamedArray]:

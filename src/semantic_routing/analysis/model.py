@@ -150,13 +150,18 @@ class SavedModel:
         return sorted({1.0, self.guidance, *self.options.guidance_scales})
 
     @cached_property
+    def trained_skills(self) -> tuple[str, ...] | None:
+        """Skills of scenes that the model was trained on; None where its folder does not say."""
+        return self.files.trained_skills
+
+    @cached_property
     def scene_prompts(self) -> "list[ScenePrompt] | None":
         """Prompts of the embedded world, spread evenly over the chosen skills; None where prompts were given."""
         if self.options.prompts is not None:
             return None
         from ..evaluation.scenes import choose_prompts
 
-        prompts = choose_prompts(self.options.skills or self.files.trained_skills or ())
+        prompts = choose_prompts(self.options.skills or self.trained_skills or ())
         count = min(self.options.num_prompts, len(prompts))
         return [prompts[number * len(prompts) // count] for number in range(count)]
 

@@ -17,7 +17,7 @@ def draw_pictures(model: SavedModel, ends: Mapping[str, Latents], name: str, wha
     """A row a variant and a column a prompt; columns are spread over the prompts, and start from the same noise."""
     count = min(SHOWN, len(model.prompts))
     columns = [number * len(model.prompts) // count for number in range(count)]
-    canvas, axes = panels(len(ends), count, WIDTH / count + 0.15)
+    canvas, axes = panels(len(ends), count, min(WIDTH / count, 1.2) + 0.15)
     for row, (variant, latents) in enumerate(ends.items()):
         pictures = decode(model.pipeline, latents[columns])
         for place, picture, column in zip(axes[row * count :], pictures, columns, strict=False):

@@ -17,7 +17,7 @@ from ..fusion import Moment, Prepared
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
 from ..reporting.figures import Figure, heat_map, label_cells, panels
 from .base import ANALYSES, Analysis
-from .layer_weights import watching
+from .layer_weights import mean_over_readers, watching
 from .model import SavedModel
 from .samples import sample_trajectory
 from .weights import SCALE, weight_bar, weight_map
@@ -186,7 +186,8 @@ def record_weights(transformer: Any) -> Iterator[dict[int, list[Float[np.ndarray
     def keep(prepared: Prepared, moment: Moment) -> None:
         weights = transformer.fusion.layer_weights(prepared, moment)
         if weights is not None:
-            seen[moment.block or 0].append(weights[:, -1].double().cpu().numpy())
+            by_block = mean_over_readers(transformer.fusion, weights[:, -1])
+            seen[moment.block or 0].append(by_block.double().cpu().numpy())
 
     with watching(transformer.fusion, keep):
         yield seen

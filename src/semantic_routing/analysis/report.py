@@ -13,9 +13,8 @@ from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import write_arrays
 from ..reporting.figures import SCREEN, WIDTH, save, style
 from ..reporting.page import Page
-from .base import Analysis
+from .base import Analysis, choose
 from .model import AnalysisOptions, SavedModel
-from .registry import choose
 from .trajectory import measured_map
 
 
@@ -69,8 +68,7 @@ def write_analysis(name: str, analysis: Analysis, model: SavedModel, folder: Pat
     for text in analysis.describe(arrays, model):
         page.text(text)
     for table in analysis.tables(arrays, model):
-        page.table(table.header, table.rows)
-        page.text(table.caption)
+        page.table(table)
     with style():
         for figure in analysis.draw(arrays, model):
             page.image(save(figure, folder)[0], figure.caption, inches=SCREEN * WIDTH)
@@ -94,7 +92,7 @@ def describe_prompts(model: SavedModel) -> str:
         return f"Samples are of the {len(model.prompts)} given prompts, {how}. They are not judged."
     skills = list(dict.fromkeys(prompt.skill for prompt in model.scene_prompts))
     what = f"Samples are of {len(model.prompts)} scenes, {how}, from the skills {', '.join(skills)}."
-    trained = model.files.trained_skills
+    trained = model.trained_skills
     if trained is None:
         return (
             f"{what} The pipeline's folder does not say what it was trained on. If it never saw these skills, shares "

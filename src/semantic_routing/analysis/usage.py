@@ -32,7 +32,7 @@ class Usage(Analysis):
         if model.fusion is None or not model.weight_axes:
             return False
         try:
-            model.fusion.keep_layers(range(len(model.layers)))
+            model.fusion.keep_layers(range(max(len(model.layers) - 1, 1)))
         except ValueError:
             return False
         return True
@@ -113,6 +113,8 @@ class Usage(Analysis):
         axes[0].set(xlabel="language-model layer", ylabel="most weight given")
         for number, (name, label) in enumerate((("lost_weight", "weight lost"), ("context_change", "context change"))):
             array = arrays[name]
+            if np.isnan(array.values).all():
+                continue  # not measured for a fusion that reads the image
             for statistic, dash in (("largest", "-"), ("mean", "--")):
                 values, text = array.at(statistic=statistic), f"{label}, {statistic}"
                 color = OKABE_ITO[number]

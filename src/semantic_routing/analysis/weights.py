@@ -34,7 +34,7 @@ EVERY = 4  # of the 21 fine times: 0.2 apart, as in the paper's fig. 2
 # Octaves of α · L: 0 is the uniform weight 1/L. One scale for all models, so that their maps can be compared.
 OCTAVES = 2
 DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.6")
-SCALE = "Colors show the weight relative to the uniform 1/L on a scale that is the same for all models."
+SCALE = "White is the uniform weight 1/L; the scale is relative to it and the same for all models."
 
 
 @ANALYSES.register("weights")
@@ -99,12 +99,12 @@ def weight_map(axes: Axes, weights: NDArray[np.float64]) -> ScalarMappable:
     ratio = weights * weights.shape[1]
     # A weight of 0 lies below every scale of ratios, and so at this one's lower end.
     octaves = np.where(ratio < 0, np.nan, np.log2(np.maximum(ratio, 2.0 ** -(OCTAVES + 1))))
-    return heat_map(axes, octaves, -OCTAVES, OCTAVES, DIVERGING)
+    return heat_map(axes, octaves, -float(OCTAVES), float(OCTAVES), DIVERGING)
 
 
 def weight_bar(canvas: Canvas, axes: list[Axes], cells: ScalarMappable, layers: int, **options: Any) -> None:
     """The color bar of `weight_map`, in weights."""
-    bar = canvas.colorbar(cells, ax=axes, label=f"fusion weight (1/L = {1 / layers:.2g})", extend="both", **options)
+    bar = canvas.colorbar(cells, ax=axes, label="fusion weight", extend="both", **options)
     octaves = (-OCTAVES, 0, OCTAVES)
     bar.set_ticks(list(octaves), labels=[f"{2.0**octave / layers:.2g}" for octave in octaves])
 

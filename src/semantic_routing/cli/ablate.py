@@ -5,18 +5,24 @@ from typing import Annotated
 
 import typer
 
-ALL = "penultimate,uniform,static,time-wise,depth-wise,joint"
-
 
 def command(
     config: Annotated[str, typer.Argument(help="A YAML file or preset that every strategy starts from.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes to it: training.steps=1000 …")] = None,
     strategies: Annotated[
-        str, typer.Option(help="Names joined by commas, the baseline first; a config file stands for itself.")
-    ] = ALL,
+        str | None,
+        typer.Option(
+            help="Names joined by commas, the baseline first; a config file stands for itself. Default: the paper's "
+            "six and the config's own."
+        ),
+    ] = None,
+    primary: Annotated[
+        str | None,
+        typer.Option(help="Whose difference from the baseline is the primary contrast; default: depth-wise."),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="Folder; a second run goes on from what is there.")] = Path("runs/ablation"),
-    images_per_prompt: Annotated[int, typer.Option(min=1)] = 1,
+    images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
     prompts_per_half: Annotated[int, typer.Option(min=1, max=20, help="Of each skill; 20 is all.")] = 20,
     skills: Annotated[str, typer.Option(help="Of the scenes benchmark, joined by commas; default: all.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Euler steps of sampling.")] = 30,
@@ -25,16 +31,24 @@ def command(
     jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one a device.")] = None,
 ) -> None:
     """Train, sample and score every strategy with every seed on scenes, and write the paper's tables as one page."""
-    from ..experiments.ablation import AblationOptions, make_cells, run_ablation
+    from ..experiments.ablation import AblationOptions, default_strategies, make_trials, primary_of, run_ablation
     from ..experiments.ablation_page import write_ablation
 
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise ValueError(f"Seeds must be whole numbers joined by commas, not {seeds!r}.") from error
-    names, chosen = ([name.strip() for name in text.split(",") if name.strip()] for text in (strategies, skills))
-    options = AblationOptions(images_per_prompt, prompts_per_half, steps, guidance, batch_size, tuple(chosen))
-    options.prompts()  # refuses an unknown skill before any work
-    cells = make_cells(config, overrides or [], names, numbers, out)
-    run_ablation(cells, options, jobs)
-    typer.echo(f"Open {write_ablation(cells, options, out).resolve().as_uri()}")
+    options = AblationOptions(
+        images_per_prompt, prompts_per_half, steps, guidance, batch_size, tuple(_names(skills)), primary
+    )
+    options.benchmark()  # refuses an unknown skill before any work
+    trials = make_trials(
+        config, overrides or [], _names(strategies or "") or default_strategies(config, overrides or []), numbers, out
+    )
+    primary_of(list(dict.fromkeys(trial.label for trial in trials)), options)
+    run_ablation(trials, options, jobs)
+    typer.echo(f"Open {write_ablation(trials, options, out).resolve().as_uri()}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

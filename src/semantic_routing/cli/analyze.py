@@ -5,15 +5,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from .options import Device, Dtype
 
-def _list(asked: bool) -> None:
+
+def _list(asked: bool) -> bool:
     """Prints all analyses, those of imported files too."""
     if asked:
-        from ..analysis.registry import ANALYSES
+        from ..analysis import ANALYSES
 
         for name, analysis in ANALYSES.items():
             typer.echo(f"{name:12} {analysis.title}. Needs {analysis.needs}.")
         raise typer.Exit
+    return asked
 
 
 def command(
@@ -47,8 +50,8 @@ def command(
         Literal["paired", "marginal"] | None,
         typer.Option(help="Save the measured effective time with the pipeline, whose fusion then sees it in sampling."),
     ] = None,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
 ) -> None:
     """Look inside a trained model: every figure and table of the paper, as one page that needs no network."""
     from ..analysis.model import AnalysisOptions

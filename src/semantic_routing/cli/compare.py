@@ -7,14 +7,19 @@ import typer
 
 
 def command(
-    results: Annotated[list[Path], typer.Argument(help="Folders of scored benchmarks; the first is the baseline.")],
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            help="Sides, the baseline first: the folder of a scored benchmark, or folders of several runs joined by "
+            "commas, in the same order of seeds on each side."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for the table as JSON, CSV and Markdown.")] = None,
 ) -> None:
-    """Put scored runs side by side: paired differences with 95 % intervals, and which are beyond noise."""
+    """Compare scored runs: paired differences with 95 % intervals, corrected for their number, and verdicts."""
     from ..evaluation.compare import compare
-    from ..evaluation.report import print_table
 
-    comparison = compare(results)
-    print_table(comparison.table())
+    comparison = compare([[Path(run) for run in side.split(",") if run] for side in sides])
+    comparison.table().print()
     if out is not None:
         comparison.write(out)

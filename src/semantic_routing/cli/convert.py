@@ -8,33 +8,45 @@ import typer
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="Reference checkpoint: training folder, weights file or exported pipeline.")
+        Path,
+        typer.Argument(help="Checkpoint of the reference: a training folder, a weights file or an exported pipeline."),
     ],
-    out: Annotated[Path, typer.Argument(help="New folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write, which must not exist yet.")],
     to_reference: Annotated[
-        bool, typer.Option("--to-reference", help="The other way: SOURCE is a pipeline or a transformer of ours.")
+        bool,
+        typer.Option(
+            "--to-reference",
+            help="Convert in the other direction: SOURCE is a pipeline or a transformer of this project.",
+        ),
     ] = False,
     transformer_only: Annotated[
-        bool, typer.Option("--transformer-only", help="Write the model folder alone, without language model and VAE.")
+        bool, typer.Option("--transformer-only", help="Write the transformer alone, without language model and VAE.")
     ] = False,
     weights: Annotated[
-        Literal["ema", "raw"] | None, typer.Option(help="Of a training folder; default: ema where there is one.")
+        Literal["ema", "raw"] | None,
+        typer.Option(help="Which weights of a training folder to take. Default: ema where there are any."),
     ] = None,
     text_encoder: Annotated[
-        str | None, typer.Option(help="Language model, by folder or hub name, that the pipeline shall refer to.")
+        str | None, typer.Option(help="Folder or hub name of the language model that the pipeline shall use.")
     ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer; default: the language model's.")] = None,
-    vae: Annotated[str | None, typer.Option(help="Autoencoder, by folder or hub name.")] = None,
-    vae_subfolder: Annotated[str | None, typer.Option(help="Folder within it, such as vae.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the tokenizer. Default: the language model's.")
+    ] = None,
+    vae: Annotated[str | None, typer.Option(help="Folder or hub name of the autoencoder.")] = None,
+    vae_subfolder: Annotated[
+        str | None, typer.Option(help="Folder within that of the autoencoder, such as vae.")
+    ] = None,
     instruction: Annotated[
-        str | None, typer.Option(help="Put before every prompt in training; default: the reference presets'.")
+        str | None,
+        typer.Option(help="Text that training put before every prompt. Default: that of the reference's presets."),
     ] = None,
-    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt in training; default: 512.")] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt in training. Default: 512.")] = None,
     shift: Annotated[
-        float | None, typer.Option(help="Of the scheduler; default: the exported pipeline's, else 3 as SD3's.")
+        float | None,
+        typer.Option(help="Shift of the scheduler. Default: that of the exported pipeline, else 3 as for SD3."),
     ] = None,
 ) -> None:
-    """Turn a checkpoint of the paper's reference implementation into a pipeline folder, or back."""
+    """Convert a checkpoint of the paper's reference implementation to a pipeline folder, or the other way."""
     from ..interop import Parts, convert, convert_to_reference
 
     if to_reference:

@@ -22,15 +22,37 @@ def command(
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance moves away from.")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Pixels a side. Default: the model's size.")] = None,
+    layer_gains: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER=FACTOR,…",
+            help="How much is taken of language-model layers: 3=0,5=2; all=0,5=1 hears layer 5 alone; 2:5=0 drops it "
+            "in block 2.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 8,
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
     """Make images of prompts, and one grid of all images with a row for each prompt."""
+    from ..fusion import read_gains
     from ..pipelines.generate import generate_files, read_prompts
 
+    gains = None if layer_gains is None else read_gains(layer_gains)
     texts = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
     written = generate_files(
-        texts, out, pipeline, images_per_prompt, seed, steps, guidance, negative_prompt, size, batch_size, dtype, device
+        texts,
+        out,
+        pipeline,
+        images_per_prompt,
+        seed,
+        steps,
+        guidance,
+        negative_prompt,
+        size,
+        batch_size,
+        dtype,
+        device,
+        gains,
     )
     typer.echo(f"Wrote {len(written)} images and grid.png to {out}")

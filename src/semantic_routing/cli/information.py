@@ -34,8 +34,7 @@ def command(
 ) -> None:
     """Nats that captions are worth to a model, from its denoising errors: no judge, no sampling, no detector."""
     from ..evaluation.information_run import InformationOptions, run
-    from ..evaluation.report import print_table
 
     named = tuple(skill.strip() for skill in skills.split(",")) if skills else ()
     options = InformationOptions(data, named, split, examples, unconditional, seed, batch_size, dtype, device)
-    print_table(run(pipeline, options, out).table())
+    run(pipeline, options, out).table().print()

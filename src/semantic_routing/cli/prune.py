@@ -1,9 +1,11 @@
 """`sroute prune`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from .options import Device, Dtype
 
 
 def command(
@@ -19,8 +21,8 @@ def command(
     guidance: Annotated[
         float | None, typer.Option(min=1, help="Classifier-free guidance scale; default: the pipeline's.")
     ] = None,
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
 ) -> None:
     """Write a pipeline that reads fewer language-model layers, and say what that saves and changes."""
     from ..analysis.model import AnalysisOptions

@@ -3,18 +3,21 @@
     {"image": "cats/1.jpg", "text": "a tabby cat asleep on a red sofa, …", "original_text": "a cat"}
 
 Records keep what they had; the new caption takes the old one's place, and the old one stays beside it. Lines are
-written as replies come in. Run again, it asks only for what is not there yet.
+written as replies come in. Run again, it asks only for what is not there yet. A file that holds anything else than such
+lines is refused and left as it is.
 """
 
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
 from ..io.chat import ChatClient, EndpointError, Request, user_message
+from ..io.jsonl import to_line
 from .sources import BrokenExampleError, FolderImages, FolderSource
 
 logger = logging.getLogger(__name__)
@@ -54,19 +57,20 @@ def caption_images(source: FolderSource, out: Path, client: ChatClient, options:
 
     Args:
         source: records and their images; captions may be missing.
-        out: JSONL file; what it has already is kept.
+        out: JSONL file; what an earlier run wrote is kept.
         client: of the endpoint.
         options: what is asked.
 
     Raises:
-        ValueError: the data cannot be read, `out` is the data itself, or too many images are broken.
+        ValueError: the data cannot be read, `out` holds a line that this did not write, or too many images are broken.
         OSError: the endpoint fails again and again.
     """
     if out.resolve() == source.path.resolve():
         raise ValueError(f"The output {out} is the data itself; name another file.")
     images = source.images()
     rows = _rows_by_image(images)
-    done = _mend(out, source.image_key)
+    done = _done(out, images, rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
     work = _Requests(images, {name: found for name, found in rows.items() if name not in done}, options, len(rows))
     written, failed, in_a_row = 0, [], 0
     with out.open("a", encoding="utf-8") as file:
@@ -81,9 +85,7 @@ def caption_images(source: FolderSource, out: Path, client: ChatClient, options:
                     raise OSError(f"{in_a_row} requests in a row failed, the last one: {error}") from error
                 continue
             in_a_row = 0
-            records = (images.records[row] for row in rows[str(reply.key)])
-            # All records of an image in one write, so that an interruption leaves none of them out.
-            file.write("".join(_line(record, text, source) for record in records))
+            file.write("".join(_lines(images, rows[str(reply.key)], text)))
             file.flush()
             written += 1
     return CaptionReport(written, len(rows) - len(work.rows), work.broken, failed)
@@ -130,27 +132,59 @@ def _rows_by_image(images: FolderImages) -> dict[str, list[int]]:
     return rows
 
 
-def _mend(out: Path, image_key: str) -> set[str]:
-    """Images that an earlier run wrote; a last line that it left half is cut off."""
-    if not out.is_file():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return set()
-    whole, done = [], set()
-    for line in out.read_text(encoding="utf-8").split("\n"):
-        try:
-            name = json.loads(line)[image_key]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-        whole.append(line + "\n")
+def _done(out: Path, images: FolderImages, rows: dict[str, list[int]]) -> set[str]:
+    """Images that an earlier run wrote; what an interruption left of the last one's lines is cut off.
+
+    Raises:
+        ValueError: a line is not one that this command writes for this data.
+    """
+    lines = out.read_bytes().splitlines(keepends=True) if out.is_file() else []
+    done: set[str] = set()
+    start = kept = 0  # a line, and the bytes before it
+    while start < len(lines):
+        text, name = _caption(lines[start], images)
+        expected = [line.encode() for line in _lines(images, rows.get(name, []), text)]
+        found = lines[start : start + max(len(expected), 1)]
+        whole = found == expected
+        if not whole and not (start + len(found) == len(lines) and _is_start(b"".join(found), images, expected)):
+            raise ValueError(
+                f"{out} holds a line that this command did not write for {images.config.path} (line {start + 1}); "
+                "name another output."
+            )
+        if not whole:
+            os.truncate(out, kept)
+            break
         done.add(name)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text("".join(whole), encoding="utf-8")
-    partial.replace(out)
+        kept += sum(map(len, found))
+        start += len(found)
     return done
 
 
-def _line(record: dict[str, Any], text: str, source: FolderSource) -> str:
-    """The record with its new caption; a caption that was itself kept as the original stays the original."""
-    old = record.get(source.original_text_key) or record.get(source.text_key)
-    kept = {source.original_text_key: old} if old else {}
-    return json.dumps({**record, source.text_key: text, **kept}, ensure_ascii=False) + "\n"
+def _caption(line: bytes, images: FolderImages) -> tuple[str, str]:
+    """The caption and the image of a line; empty where it has none."""
+    try:
+        record = json.loads(line)
+        text, name = record[images.config.text_key], record[images.config.image_key]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "", ""
+    return (text, name) if isinstance(text, str) and isinstance(name, str) else ("", "")
+
+
+def _is_start(found: bytes, images: FolderImages, expected: Sequence[bytes]) -> bool:
+    """Whether an interruption may have left this: the beginning of an image's lines, its caption cut or not."""
+    if expected:
+        return b"".join(expected).startswith(found)
+    mark = "\0"  # a caption that no model writes
+    lines = (_lines(images, [row], mark)[0] for row, record in enumerate(images.records) if isinstance(record, dict))
+    starts = (line.partition(json.dumps(mark)[1:-1])[0].encode() for line in lines)
+    return any(found.startswith(start) or start.startswith(found) for start in starts) and b"\n" not in found
+
+
+def _lines(images: FolderImages, rows: Sequence[int], text: str) -> list[str]:
+    """Records of one image with their new caption; one that was itself kept as the original stays the original."""
+    source, lines = images.config, []
+    for record in (images.records[row] for row in rows):
+        old = record.get(source.original_text_key) or record.get(source.text_key)
+        kept = {source.original_text_key: old} if old else {}
+        lines.append(to_line({**record, source.text_key: text, **kept}))
+    return lines

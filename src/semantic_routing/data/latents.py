@@ -87,7 +87,7 @@ class Shard:
 class LatentsSource(SourceConfig):
     """Latents that `sroute precompute` wrote, with their captions."""
 
-    source: Literal["latents"] = "latents"
+    source: Literal["latents"] = Field("latents", description="latents, computed ahead")
     path: Path = Field(description="folder that sroute precompute wrote")
 
     def open(self, image_size: int, seed: int) -> Source:

@@ -14,7 +14,7 @@ from ..io.images import UNREADABLE, UnreadableImageError, read_image
 from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
-from ..scenes import SKILLS, render, sample_scene
+from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, render, sample_scene
 
 FIRST = 100  # records whose keys are looked at when a data set is opened
 
@@ -92,23 +92,32 @@ SOURCES: Registry[type[SourceConfig]] = Registry("data source")
 class ScenesSource(SourceConfig):
     """The embedded world: an endless stream of rendered scenes, of the size that training asks for."""
 
-    source: Literal["scenes"] = "scenes"
+    source: Literal["scenes"] = Field("scenes", description="scenes, the embedded world")
     skills: list[str] = Field([], description="what captions exercise, named twice: twice as often; default: all")
-    spacing: Literal[1, 2, 4] = Field(
-        1, description="of the lines on which centers lie, in 1/16 of the side; more is easier to learn"
+    spacing: Literal[0, 1, 2, 4] = Field(
+        1,
+        description="of the lines on which centers of one or two objects lie, in 1/16 of the side; 0: anywhere; more "
+        "is easier to learn",
+    )
+    crowd_spacing: Literal[0, 1, 2, 4] = Field(
+        1, description="the same for three and more objects; with 4 almost all pictures of five have one layout"
+    )
+    captions: int | None = Field(
+        None, ge=1, description="how many distinct captions to draw from, each with endless pictures; default: all"
     )
 
     @field_validator("skills")
     @classmethod
     def _known(cls, skills: list[str]) -> list[str]:
         for skill in skills:
-            if skill not in SKILLS:
-                raise ValueError(f"{skill!r} is not a skill of the scenes world, which are {', '.join(SKILLS)}")
+            if skill not in (*SKILLS, *HARD_SKILLS):
+                skills_there_are = ", ".join((*SKILLS, *HARD_SKILLS))
+                raise ValueError(f"{skill!r} is not a skill of the scenes world, which are {skills_there_are}")
         return skills
 
     def open(self, image_size: int, seed: int) -> Source:
         """Renders one scene, so that a size too small for it is refused now."""
-        source = _Scenes(image_size, seed, self.skills, self.spacing)
+        source = _Scenes(image_size, seed, self)
         source[0]
         return source
 
@@ -116,14 +125,18 @@ class ScenesSource(SourceConfig):
 class _Scenes(Source):
     length = None
 
-    def __init__(self, image_size: int, seed: int, skills: Sequence[str], spacing: int) -> None:
+    def __init__(self, image_size: int, seed: int, config: ScenesSource) -> None:
         self.image_size = image_size
         self.seed = seed
-        self.skills = skills or SKILLS
-        self.spacing = spacing
+        self.skills = config.skills or SKILLS
+        self.spacing = Spacing(config.spacing, config.crowd_spacing)
+        self.pool = CaptionPool(config.captions, seed, self.skills, self.spacing) if config.captions else None
 
     def __getitem__(self, index: int) -> Example:
-        sample = sample_scene(self.seed, index, skills=self.skills, spacing=self.spacing)
+        if self.pool:
+            sample = self.pool.sample(index)
+        else:
+            sample = sample_scene(self.seed, index, "train", self.skills, self.spacing.few, self.spacing.crowd)
         return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
 
 
@@ -131,7 +144,7 @@ class _Scenes(Source):
 class FolderSource(SourceConfig):
     """A JSON list or JSON lines of records, beside a folder of images (the reference's format)."""
 
-    source: Literal["json"] = "json"
+    source: Literal["json"] = Field("json", description="json, records beside image files")
     path: Path = Field(description="JSON or JSONL file")
     image_root: Path | None = Field(None, description="folder that image paths start from; default: the file's")
     image_key: str = Field("image", description="key of the image's path")
@@ -155,6 +168,8 @@ class FolderSource(SourceConfig):
 
 def _read_records(path: Path) -> list[Any]:
     """The records of a JSON list or of JSON lines, which are told apart by the first character."""
+    if not path.exists():
+        raise FileNotFoundError(f"The data set {path} does not exist.")
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
         records = _parse(text, str(path))
@@ -228,7 +243,7 @@ class FolderImages(Source):
 def _captions(text: Any, name: str) -> list[str]:
     captions = [text] if isinstance(text, str) else text
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise BrokenExampleError(f"{name}: the caption is {text!r}, not a text or a list of texts")
+        raise BrokenExampleError(f"{name}: the caption is {brief(text)}, not a text or a list of texts")
     return captions
 
 
@@ -236,7 +251,7 @@ def _captions(text: Any, name: str) -> list[str]:
 class HuggingFaceSource(SourceConfig):
     """A Hugging Face data set, saved to a folder (`save_to_disk`) or readable by `load_dataset`."""
 
-    source: Literal["huggingface"] = "huggingface"
+    source: Literal["huggingface"] = Field("huggingface", description="huggingface, the `datasets` library")
     path: str = Field(description="folder or hub name")
     name: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split to train on")

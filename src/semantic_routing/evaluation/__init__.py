@@ -1,1 +1,33 @@
-"""Benchmarks: sample images for a list of prompts, score them, and say how certain the scores are."""
+"""Benchmarks, the runner that samples and scores them, and comparisons of what they come to.
+
+Importing this registers our benchmarks and does not import torch.
+"""
+
+from .benchmark import BENCHMARKS, Benchmark, DetectorBenchmark, Json, Scores
+from .drawbench import DrawBench
+from .genai_bench import GenAIBench
+from .geneval.benchmark import GenEval
+from .image_files import FlatFolder, NumberedFolders
+from .judges import JUDGES
+from .questions import QuestionBenchmark
+from .result import Measure
+from .sampler import Sampler
+from .scenes import Scenes
+
+__all__ = [
+    "BENCHMARKS",
+    "JUDGES",
+    "Benchmark",
+    "DetectorBenchmark",
+    "DrawBench",
+    "FlatFolder",
+    "GenAIBench",
+    "GenEval",
+    "Json",
+    "Measure",
+    "NumberedFolders",
+    "QuestionBenchmark",
+    "Sampler",
+    "Scenes",
+    "Scores",
+]

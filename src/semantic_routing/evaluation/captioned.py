@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data import BrokenExampleError, ExampleStream, FolderSource
 from ..scenes import render, sample_scene
-from .report import Tally
+from .result import Tally
 
 Pixels = Float[Tensor, "3 height width"]
 

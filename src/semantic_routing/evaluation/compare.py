@@ -1,161 +1,237 @@
-"""Runs of one benchmark side by side: differences prompt by prompt, and which of them are beyond noise."""
+"""Sides of a comparison, each one run or several, of one benchmark: paired differences, and which are beyond noise."""
 
-import csv
-import io
-import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
-from ..io.files import write_text
-from ..reporting.intervals import estimate
-from .report import Measure, Result, format_row, read_result
+from ..io.files import write_json, write_text
+from ..reporting import intervals
+from ..reporting.intervals import Estimate
+from ..reporting.table import Table
+from .result import OVERALL, Measure, Result, format_score, read_result
 
 # Settings that decide which noise an image starts from.
 _NOISE = ("seed", "same_noise", "images_per_prompt", "size")
+ONE_RUN = "One run a side: this is about these checkpoints and prompts like these, and says nothing of other runs"
+
+
+@dataclass(frozen=True)
+class Side:
+    """The runs, say the seeds, of one model or method."""
+
+    name: str
+    results: list[Result]
+
+    def score(self, measure: Measure) -> Estimate | None:
+        """The mean over runs."""
+        return mean_score(self.results, measure)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Another run's score minus the first's, over the prompts that both have.
+    """A side's score minus the baseline's, over the prompts that all runs have.
 
-    `beyond_noise` says that the 95 % interval of the paired difference leaves out 0.
+    Args:
+        name: the measure's.
+        part: the measure's.
+        side: whose score.
+        difference: the mean.
+        low: end of the 95 % interval.
+        high: its other end.
+        prompts: that all runs have.
+        primary: whether this is the comparison's one primary contrast, whose p-value is not corrected.
+        p_value: corrected for the number of contrasts, but for the primary one.
+        beyond_noise: whether the p-value is below 0.05.
+        verdict: better, worse, or no difference larger than X.
     """
 
     name: str
     part: str
-    run: str
+    side: str
     difference: float
     low: float
     high: float
     prompts: int
+    primary: bool
+    p_value: float
     beyond_noise: bool
+    verdict: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs with their names, the first of which is the one that others are compared with."""
+    """Sides, the first of which is the baseline."""
 
-    names: list[str]
-    results: list[Result]
+    sides: list[Side]
     differences: list[Difference]
     remarks: list[str]
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Header and lines: a line a measure; of each other run the score and its difference."""
-        first, *others = self.names
-        header = ["", first, *(title for name in others for title in (name, f"{name} − {first}"))]
-        by_place = {(entry.name, entry.part, entry.run): entry for entry in self.differences}
-        rows = [{(row.name, row.part): row for row in result.rows} for result in self.results]
-        lines = []
-        for row in self.results[0].rows:
-            place = (row.name, row.part)
-            line = [row.name if row.part == "all" else f"{row.name} · {row.part}", format_row(row)]
-            for name, other in zip(others, rows[1:], strict=True):
-                line += [format_row(other.get(place)), _format(by_place.get((*place, name)))]
-            lines.append(line)
-        return header, lines
-
-    def markdown(self) -> str:
-        """What to mind, then the table."""
-        header, lines = self.cells()
-        table = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-        remarks = [f"{remark}." for remark in self.remarks]
-        return "\n".join([*remarks, "", *table, "", CAPTION, ""])
-
     def table(self) -> Table:
-        """The same for a terminal."""
-        header, lines = self.cells()
-        table = Table(title=escape("; ".join(self.remarks)), caption=CAPTION)
-        for column, title in enumerate(header):
-            table.add_column(title, justify="right" if column else "left")
-        for line in lines:
-            table.add_row(*map(escape, line))
-        return table
+        """A line a measure; of each other side the score, its difference from the baseline, and the verdict."""
+        first, *others = self.sides
+        titles = [title for side in others for title in (side.name, f"{side.name} − {first.name}", "verdict")]
+        by_place = {(entry.name, entry.part, entry.side): entry for entry in self.differences}
+        lines = []
+        for measure in first.results[0].measures:
+            name = measure.name if measure.part == "all" else f"{measure.name} · {measure.part}"
+            line = [name, format_score(first.score(measure))]
+            for side in others:
+                entry = by_place.get((measure.name, measure.part, side.name))
+                line += [format_score(side.score(measure)), *_format(entry)]
+            lines.append(line)
+        return Table(["", first.name, *titles], lines, self.caption(), title=". ".join(self.remarks))
+
+    def caption(self) -> str:
+        """How to read the table."""
+        primary = next((entry for entry in self.differences if entry.primary), None)
+        text = "Differences are paired, with 95 % intervals. * marks those beyond noise"
+        if primary is None:
+            return text + "."
+        return (
+            f"{text}: the primary contrast ({primary.name} of {primary.side}) by its own p-value, all others after "
+            f"Holm's correction for {len(self.differences) - 1} contrasts."
+        )
 
     def write(self, out: Path) -> None:
         """Writes `comparison.json`, `comparison.csv` and `comparison.md`."""
-        record = {"runs": self.names, "remarks": self.remarks, "differences": list(map(asdict, self.differences))}
-        write_text(out / "comparison.json", json.dumps(record, indent=1, ensure_ascii=False))
-        write_text(out / "comparison.md", self.markdown())
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(Difference.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, self.differences))
-        write_text(out / "comparison.csv", buffer.getvalue())
+        entries = [asdict(entry) for entry in self.differences]
+        sides = {side.name: len(side.results) for side in self.sides}
+        write_json(out / "comparison.json", {"sides": sides, "remarks": self.remarks, "differences": entries})
+        header = list(Difference.__dataclass_fields__)
+        rows = [[str(entry[name]) for name in header] for entry in entries]
+        write_text(out / "comparison.csv", Table(header, rows).csv())
+        table = self.table()
+        remarks = "\n".join(f"{remark}." for remark in self.remarks)
+        write_text(out / "comparison.md", f"{remarks}\n\n{table.markdown()}\n\n{table.caption}\n")
 
 
-CAPTION = (
-    "Differences are means over the same prompts; * marks those whose 95 % interval leaves out 0. "
-    "Of twenty that are noise, one gets a mark too."
-)
-
-
-def _format(entry: Difference | None) -> str:
+def _format(entry: Difference | None) -> list[str]:
     if entry is None:
-        return "–"
+        return ["–", "–"]
     mark = " *" if entry.beyond_noise else ""
-    return f"{entry.difference:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}]{mark}"
+    return [f"{entry.difference:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}]{mark}", entry.verdict]
 
 
-def compare(folders: Sequence[Path]) -> Comparison:
-    """Compares each result with the first.
+def compare(folders: Sequence[Sequence[Path]]) -> Comparison:
+    """Compares each side with the first.
+
+    Args:
+        folders: by side, the folders of its runs' results. Runs are paired by their place, so seeds come in one order.
 
     Raises:
-        ValueError: fewer than two, a folder without a result, or results of different benchmarks.
+        ValueError: fewer than two sides, sides of different numbers of runs, a folder without a result, or results of
+            different benchmarks.
     """
     if len(folders) < 2:
-        raise ValueError(f"A comparison needs two results or more, not {len(folders)}.")
-    results = [read_result(folder) for folder in folders]
-    benchmarks = {result.benchmark for result in results}
+        raise ValueError(f"A comparison needs two sides or more, not {len(folders)}.")
+    counts = [len(side) for side in folders]
+    if len(set(counts)) > 1 or not counts[0]:
+        raise ValueError(f"All sides of a comparison need equally many runs, which are paired; they have {counts}.")
+    names = _side_names(folders)
+    sides = [Side(name, [read_result(run) for run in runs]) for name, runs in zip(names, folders, strict=True)]
+    benchmarks = {result.benchmark for side in sides for result in side.results}
     if len(benchmarks) > 1:
         raise ValueError(f"The results are of different benchmarks: {', '.join(sorted(benchmarks))}.")
-    names = _short_names(folders)
-    differences = [
-        entry
-        for name, result in zip(names[1:], results[1:], strict=True)
-        for measure in results[0].measures
-        if (entry := paired_difference(measure, results[0], result, name)) is not None
+    return Comparison(sides, _differences(sides), _remarks(sides, folders))
+
+
+def mean_score(results: Sequence[Result], measure: Measure) -> Estimate | None:
+    """A measure's mean over runs: with several, the runs are the sample and the prompts are fixed."""
+    groups = _shared(results, measure)
+    values = [[[result.values[key] for key in group] for result in results] for group in groups]
+    return intervals.score(values, results[0].bounds)
+
+
+def paired_difference(results: Sequence[Result], baseline: Sequence[Result], measure: Measure) -> Estimate | None:
+    """The mean difference: runs are paired by their place, and prompts by their key."""
+    groups = _shared([*results, *baseline], measure)
+    pairs = list(zip(results, baseline, strict=True))
+    low, high = baseline[0].bounds
+    return intervals.difference(
+        [[[one.values[key] - two.values[key] for key in group] for one, two in pairs] for group in groups], high - low
+    )
+
+
+def _shared(results: Sequence[Result], measure: Measure) -> list[list[str]]:
+    """The measure's groups, reduced to prompts that all results have."""
+    return [[key for key in group if all(key in result.values for result in results)] for group in measure.groups]
+
+
+def _differences(sides: Sequence[Side]) -> list[Difference]:
+    """All contrasts. The primary one is of the second side: its overall score, or the last one of the first part."""
+    baseline = sides[0].results
+    found: list[tuple[Measure, Side, Estimate]] = []
+    for side in sides[1:]:
+        for measure in baseline[0].measures:
+            estimate = paired_difference(side.results, baseline, measure)
+            if estimate is not None:
+                found.append((measure, side, estimate))
+    part = baseline[0].measures[0].part
+    candidates = [n for n, (measure, side, _) in enumerate(found) if measure.part == part and side is sides[1]]
+    overall = [n for n in candidates if found[n][0].name == OVERALL]
+    primary = next(iter(overall or candidates[-1:]), None)
+    p_values = correct([estimate.p_value for _, _, estimate in found], primary)
+    return [
+        Difference(
+            measure.name,
+            measure.part,
+            side.name,
+            *estimate[:3],
+            len(set(chain(*_shared([*side.results, *baseline], measure)))),
+            number == primary,
+            p_value,
+            intervals.beyond_noise(p_value),
+            intervals.verdict(estimate, p_value, f"{estimate.largest:.3f}"),
+        )
+        for number, ((measure, side, estimate), p_value) in enumerate(zip(found, p_values, strict=True))
     ]
-    return Comparison(names, results, differences, _remarks(names, results))
 
 
-def paired_difference(measure: Measure, first: Result, other: Result, name: str) -> Difference | None:
-    """The difference of a measure over the prompts that both results have; None where a group has none."""
-    shared = [[key for key in group if key in first.values and key in other.values] for group in measure.groups]
-    outcome = estimate([[other.values[key] - first.values[key] for key in group] for group in shared])
-    if outcome is None:
-        return None
-    prompts = len(set(chain(*shared)))
-    return Difference(measure.name, measure.part, name, *outcome, prompts, outcome.beyond_noise)
+def correct(p_values: Sequence[float], primary: int | None) -> list[float]:
+    """Holm's correction of all p-values but the primary contrast's."""
+    corrected = intervals.holm([p_value for number, p_value in enumerate(p_values) if number != primary])
+    if primary is not None:
+        corrected.insert(primary, p_values[primary])
+    return corrected
+
+
+def _side_names(folders: Sequence[Sequence[Path]]) -> list[str]:
+    """The last parts of the folders that a side's runs share, or else of its first run; as many as tell them apart."""
+    shared = [Path(os.path.commonpath([run.resolve() for run in side])) for side in folders]
+    unlike = len(set(shared)) == len(shared)
+    return _short_names(shared if unlike else [side[0].resolve() for side in folders])
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
     """The last parts of the paths, as many as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(path[-length:]) for path in parts]
+    for length in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
         if len(set(names)) == len(names):
             return names
-    return [f"{'/'.join(path)} ({number})" for number, path in enumerate(parts)]
+    return [f"{folder} ({number})" for number, folder in enumerate(folders)]
 
 
-def _remarks(names: Sequence[str], results: Sequence[Result]) -> list[str]:
+def _remarks(sides: Sequence[Side], folders: Sequence[Sequence[Path]]) -> list[str]:
     """Whatever makes the comparison less than one of the same prompts from the same noise by the same judge."""
-    remarks = [f"{name}: {result.remark}" for name, result in zip(names, results, strict=True)]
-    first = results[0]
-    for name, result in zip(names[1:], results[1:], strict=True):
-        unshared = set(first.values) ^ set(result.values)
-        if unshared:
-            remarks.append(f"{len(unshared)} prompts are scored in only one of {names[0]} and {name}")
-        keys = [key for key in {**first.settings, **result.settings} if key not in ("sampling", "versions", "prompts")]
-        differing = [key for key in keys if first.settings.get(key) != result.settings.get(key)]
-        sampling = [result.settings.get("sampling", {}) for result in (first, result)]
-        differing += [key for key in _NOISE if sampling[0].get(key) != sampling[1].get(key)]
-        if differing:
-            remarks.append(f"{name} differs from {names[0]} in {', '.join(differing)}, so the pairs are not alike")
-    return remarks
+    runs = len(folders[0])
+    remarks = [ONE_RUN] if runs == 1 else [f"{runs} runs a side; the prompts are fixed"]
+    for side in sides:
+        for text, count in Counter(result.remark for result in side.results).items():
+            remarks.append(f"{side.name}: {text}" + (f" ({count} runs)" if count > 1 else ""))
+    for side in sides[1:]:
+        for pair in zip(sides[0].results, side.results, strict=True):
+            remarks += [f"{side.name} {text}" for text in _unlike(*pair, sides[0].name)]
+    return list(dict.fromkeys(remarks))
+
+
+def _unlike(first: Result, other: Result, name: str) -> list[str]:
+    unshared = set(first.values) ^ set(other.values)
+    found = [f"and {name}: {len(unshared)} prompts are scored in only one of them"] if unshared else []
+    keys = [key for key in {**first.settings, **other.settings} if key not in ("sampling", "versions", "prompts")]
+    differing = [key for key in keys if first.settings.get(key) != other.settings.get(key)]
+    sampling = [result.settings.get("sampling", {}) for result in (first, other)]
+    differing += [key for key in _NOISE if sampling[0].get(key) != sampling[1].get(key)]
+    return [*found, f"differs from {name} in {', '.join(differing)}"] if differing else found

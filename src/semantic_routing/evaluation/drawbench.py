@@ -9,18 +9,20 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from ..io.files import sha256
-from .judged import judge_images, judge_settings, write_judgments
-from .judges import Answer, AnswerError, Form, Judge
-from .judges.asking import RETRY_TEMPERATURE
+from typer import Option
+
+from ..io.files import read_json, sha256
+from .benchmark import BENCHMARKS, Json, Judged, Scores, value_key
+from .image_files import FlatFolder
+from .judges import Answer, Form, JudgeOptions
 from .judges.base import Encoding
-from .layout import flat_jobs
-from .report import OVERALL, Measure, Result, summarize
-from .sampling import Sampler, sample_images
+from .prompt_files import Prompts, find_prompts
+from .questions import AnswerError, QuestionBenchmark
+from .result import OVERALL, Measure
+from .sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,6 @@ NUM_PROMPTS = 200
 PROMPT_FIELDS = ("prompt", "caption", "text", "instruction")
 DIMENSIONS = ("alignment", "coherence", "style")
 PARTS = ("style", "alignment", "coherence", "mean")
-UNIT = "UnifiedReward, from 1 to 5; the headline is style."
 MAX_TOKENS = 128
 
 TEMPLATE = """\
@@ -55,6 +56,77 @@ _SCORE = re.compile(
 )
 
 
+@BENCHMARKS.register("drawbench")
+class DrawBench(QuestionBenchmark):
+    """DrawBench prompts scored by UnifiedReward 2.0: style, alignment, coherence. Needs a prompt list.
+
+    Args:
+        prompts: the list; see `read_prompts`.
+        judge: a UnifiedReward model.
+        encoding: of images on their way to an endpoint.
+
+    Raises:
+        ValueError: the list cannot be read.
+    """
+
+    sampler = Sampler(images_per_prompt=1)
+    unit = "UnifiedReward, from 1 to 5; the headline is style."
+    bounds = (1.0, 5.0)
+    retry_temperature = 0.3
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        judge: JudgeOptions = JudgeOptions(),  # noqa: B008
+        encoding: Annotated[Encoding, Option(help="Of images sent to an endpoint.")] = "jpeg95",
+    ) -> None:
+        path = find_prompts(prompts)
+        self.listed = read_prompts(path)
+        self.sha256 = sha256(path.read_bytes())
+        texts = {index: entry.prompt for index, entry in enumerate(self.listed)}
+        names = {index: str(index) for index in texts}
+        super().__init__(texts, FlatFolder(names), judge, Form(MAX_TOKENS, encoding=encoding))
+
+    def question(self, prompt: int) -> str:
+        """The template with the prompt as caption."""
+        # Literally: captions may contain braces.
+        return TEMPLATE.replace("{caption}", self.prompts[prompt])
+
+    def read(self, answer: Answer) -> Json:
+        """The three scores."""
+        return {"scores": parse_scores(answer.text)}
+
+    def scores(self, found: Json) -> Scores:
+        """The three, and their mean."""
+        scores = found["scores"]
+        return {**scores, "mean": sum(scores.values()) / len(scores)}
+
+    def settings(self, judged: Sequence[Judged]) -> Json:
+        """List, judge and template."""
+        return {
+            "prompts_sha256": self.sha256,
+            **super().settings(judged),
+            "template_sha256": sha256(TEMPLATE),
+            "temperature": 0,
+            "retry_temperature": self.retry_temperature,
+            "max_tokens": MAX_TOKENS,
+            "encoding": self.form.encoding,
+        }
+
+    def measures(self) -> list[Measure]:
+        """A row a category, where there are any, and one over all; a column a dimension and one for their mean."""
+        by_category: dict[str, list[int]] = {}
+        for index, entry in enumerate(self.listed):
+            if entry.category:
+                by_category.setdefault(entry.category, []).append(index)
+        by_category[OVERALL] = list(self.prompts)
+        return [
+            Measure(name, (tuple(value_key(index, part) for index in indices),), part)
+            for part in PARTS
+            for name, indices in by_category.items()
+        ]
+
+
 class DrawPrompt(NamedTuple):
     """A prompt, and its category where the list gives one."""
 
@@ -62,15 +134,7 @@ class DrawPrompt(NamedTuple):
     category: str | None
 
 
-@dataclass(frozen=True)
-class DrawPrompts:
-    """The list, in its order, and the file's SHA-256."""
-
-    prompts: list[DrawPrompt]
-    sha256: str
-
-
-def read_prompts(path: Path) -> DrawPrompts:
+def read_prompts(path: Path) -> list[DrawPrompt]:
     """Reads JSON (a list or an object of entries), JSON lines, CSV or TSV.
 
     An entry is a prompt, or has one under `prompt`, `caption`, `text` or `instruction`, and perhaps a `category`.
@@ -87,14 +151,11 @@ def read_prompts(path: Path) -> DrawPrompts:
         raise ValueError(f"{path} holds no prompts.")
     if len(prompts) != NUM_PROMPTS:
         logger.warning("%s holds %d prompts; DrawBench has %d.", path, len(prompts), NUM_PROMPTS)
-    return DrawPrompts(prompts, sha256(path.read_bytes()))
+    return prompts
 
 
 def _read_json(path: Path) -> list[Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+    record = read_json(path)
     if isinstance(record, dict):
         return list(record.values())
     if not isinstance(record, list):
@@ -143,73 +204,3 @@ def parse_scores(reply: str) -> dict[str, float]:
         if not (math.isfinite(found[name]) and 1 <= found[name] <= 5):
             raise AnswerError(f"the {name} score is {found[name]}, not from 1 to 5")
     return {name: found[name] for name in DIMENSIONS}
-
-
-def sample(prompts: DrawPrompts, sampler: Sampler, out: Path) -> None:
-    """Makes the images that are not there yet as `out/images/INDEX_sample_I.png`."""
-    named = {index: (str(index), entry.prompt) for index, entry in enumerate(prompts.prompts)}
-    sample_images(sampler, flat_jobs(out / "images", named, sampler.images_per_prompt), out)
-
-
-def score(
-    prompts: DrawPrompts,
-    judge: Judge,
-    out: Path,
-    images: Path | None = None,
-    images_per_prompt: int | None = None,
-    encoding: Encoding = "jpeg95",
-    partial: bool = False,
-) -> Result:
-    """Asks the judge about the images and writes `results.jsonl` and the result's files in `out`.
-
-    Args:
-        prompts: the list.
-        judge: a UnifiedReward model.
-        out: folder for answers and results, with the record of sampling.
-        images: where the images are; None is `out/images`.
-        images_per_prompt: how many there should be; None is as many as were sampled, or one.
-        encoding: of images on their way to an endpoint.
-        partial: give overall numbers even if judgments are missing.
-    """
-    form = Form(MAX_TOKENS, encoding=encoding)
-    # Literally: captions may contain braces.
-    texts = {index: TEMPLATE.replace("{caption}", entry.prompt) for index, entry in enumerate(prompts.prompts)}
-
-    def read(answer: Answer) -> dict[str, Any]:
-        return {"scores": parse_scores(answer.text)}
-
-    judgments = judge_images(judge, form, texts, read, out, images, images_per_prompt, RETRY_TEMPERATURE)
-    for image in judgments.judged:
-        if image.outcome["status"] == "ok":
-            scores = image.outcome["scores"]
-            scores = {**scores, "mean": sum(scores.values()) / len(scores)}
-            judgments.tally.add({f"{image.prompt_index}/{part}": value for part, value in scores.items()})
-    write_judgments(judgments, out, lambda image: {"prompt": prompts.prompts[image.prompt_index].prompt})
-    settings = {
-        "prompts": len(prompts.prompts),
-        "prompts_sha256": prompts.sha256,
-        "judge": judge_settings(judge, judgments.judged),
-        "template_sha256": sha256(TEMPLATE),
-        "temperature": 0,
-        "retry_temperature": RETRY_TEMPERATURE,
-        "max_tokens": MAX_TOKENS,
-        "encoding": encoding,
-        "sampling": judgments.sampling,
-    }
-    result = summarize("drawbench", judgments.tally, measures(prompts.prompts), settings, UNIT, partial)
-    result.write(out)
-    return result
-
-
-def measures(prompts: Sequence[DrawPrompt]) -> list[Measure]:
-    """A row a category, where there are any, and one over all; a column a dimension and one for their mean."""
-    by_category: dict[str, list[int]] = {}
-    for index, entry in enumerate(prompts):
-        if entry.category:
-            by_category.setdefault(entry.category, []).append(index)
-    by_category[OVERALL] = list(range(len(prompts)))
-    return [
-        Measure(name, (tuple(f"{index}/{part}" for index in indices),), part)
-        for part in PARTS
-        for name, indices in by_category.items()
-    ]

@@ -1,24 +1,102 @@
 """GenAI-Bench (Li et al., 2024, arXiv 2406.13743): VQAScore by skill, the probability that a judge answers yes."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from ..io.files import sha256
-from .judged import Judged, judge_images, judge_settings, write_judgments
-from .judges import Answer, AnswerError, Form, Judge, yes_scores
-from .layout import flat_jobs
-from .report import OVERALL, Measure, Result, summarize
-from .sampling import Sampler, sample_images
+from typer import Option
+
+from ..io.files import JsonObject, read_json, sha256
+from .benchmark import BENCHMARKS, Json, Judged, Scores, value_key
+from .image_files import FlatFolder
+from .judges import Answer, Form, JudgeOptions, yes_scores
+from .prompt_files import Prompts, find_prompts
+from .questions import AnswerError, QuestionBenchmark
+from .result import OVERALL, Measure
+from .sampler import Sampler
 
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 """The papers' wording."""
 GROUPS = ("basic", "advanced")
-UNIT = "Probability that the judge answers yes."
 
 YesKind = Literal["yes_prob", "normalized", "first_match", "exact_yes"]
+
+
+@BENCHMARKS.register("genai-bench")
+class GenAIBench(QuestionBenchmark):
+    """GenAI-Bench: P(yes) of a vision-language judge, by skill. Needs genai_image.json and genai_skills.json.
+
+    Args:
+        prompts: `genai_image.json`, as it was published.
+        skills: `genai_skills.json`.
+        judge: whom to ask.
+        question: `{}` stands for the prompt.
+        image_first: the image stands before the question.
+        score: which score is reported; all of `judges.YES_KINDS` are kept for each image.
+
+    Raises:
+        ValueError: a file of another form, a skill that names an unknown prompt, or a question without a place.
+    """
+
+    sampler = Sampler(images_per_prompt=1)
+    unit = "Probability that the judge answers yes."
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        skills: Annotated[str | None, Option(help="genai_skills.json; default: only the overall score.")] = None,
+        judge: JudgeOptions = JudgeOptions(workers=20),  # noqa: B008
+        question: Annotated[str, Option(help="{} is the prompt; default: the papers' wording.")] = QUESTION,
+        image_first: Annotated[bool, Option("--image-first/--text-first", help="What the judge reads first.")] = True,
+        score: Annotated[YesKind, Option(help="What counts as P(yes).")] = "yes_prob",
+    ) -> None:
+        if question.count("{}") != 1:
+            raise ValueError(f"The question must have one {{}} for the prompt; this one has not: {question!r}.")
+        listed = read_prompts(find_prompts(prompts), find_prompts(skills) if skills else None)
+        form = Form(max_tokens=1, first_token=True, image_first=image_first)
+        super().__init__(listed.prompts, FlatFolder(listed.keys), judge, form)
+        self.listed = listed
+        self.wording = question
+        self.kind = score
+
+    def question(self, prompt: int) -> str:
+        """The question about an image of a prompt."""
+        # Literally: prompts may contain braces.
+        return self.wording.replace("{}", self.prompts[prompt])
+
+    def read(self, answer: Answer) -> Json:
+        """All kinds of score; None where the judge's first token means neither yes nor no."""
+        try:
+            return {"scores": yes_scores(answer.first_token)}
+        except ValueError as error:
+            raise AnswerError(str(error)) from error
+
+    def scores(self, found: Json) -> Scores:
+        """The kind that was chosen."""
+        return {"": found["scores"][self.kind]} if found["scores"] else None
+
+    def line(self, judged: Judged) -> Json:
+        """With the score that counts."""
+        scores = judged.outcome.found.get("scores")
+        return {**(super().line(judged) or {}), "score": scores[self.kind] if scores else None}
+
+    def settings(self, judged: Sequence[Judged]) -> Json:
+        """Files, judge and wording."""
+        files = {"sha256": self.listed.sha256}
+        wording = {"question": self.wording, "image_first": self.form.image_first, "score": self.kind}
+        return {**files, **super().settings(judged), **wording}
+
+    def measures(self) -> list[Measure]:
+        """A row a skill and one a group, each over its own list; overall is over their union, each prompt once."""
+
+        def measure(name: str, numbers: Sequence[int]) -> Measure:
+            return Measure(name, (tuple(map(value_key, numbers)),), self.kind)
+
+        skills = self.listed.skills
+        lists = skills or {"": list(self.prompts)}
+        union = list(dict.fromkeys(number for numbers in lists.values() for number in numbers))
+        ordered = sorted(skills, key=lambda skill: skill in GROUPS)
+        return [*(measure(skill, skills[skill]) for skill in ordered), measure(OVERALL, union)]
 
 
 class GenAIPrompts(NamedTuple):
@@ -30,40 +108,15 @@ class GenAIPrompts(NamedTuple):
     sha256: dict[str, str]
 
 
-@dataclass(frozen=True)
-class VQAOptions:
-    """How the judge is asked: two scores compare only if these are the same.
-
-    Args:
-        question: `{}` stands for the prompt.
-        image_first: the image stands before the question.
-        kind: which score is reported; all of `judges.YES_KINDS` are kept for each image.
-    """
-
-    question: str = QUESTION
-    image_first: bool = True
-    kind: YesKind = "yes_prob"
-
-    def __post_init__(self) -> None:
-        if self.question.count("{}") != 1:
-            raise ValueError(f"The question must have one {{}} for the prompt; this one has not: {self.question!r}.")
-
-    def ask(self, prompt: str) -> str:
-        """The question about an image of `prompt`."""
-        # Literally: prompts may contain braces.
-        return self.question.replace("{}", prompt)
-
-
 def read_prompts(path: Path, skills_path: Path | None = None) -> GenAIPrompts:
     """Reads `genai_image.json` and `genai_skills.json` as they were published.
 
     Raises:
         ValueError: a file of another form, or a skill that names an unknown prompt.
     """
-    entries = _read_object(path)
     prompts, keys = {}, {}
-    for key, entry in entries.items():
-        if not (isinstance(key, str) and key.isdecimal()):
+    for key, entry in _read_object(path).items():
+        if not key.isdecimal():
             raise ValueError(f"{path}: the key {key!r} is not a number.")
         if not (isinstance(entry, dict) and isinstance(entry.get("prompt"), str)):
             raise ValueError(f"{path}: the entry of {key!r} has no prompt.")
@@ -93,90 +146,8 @@ def _read_skills(path: Path, prompts: dict[int, str]) -> dict[str, list[int]]:
     return skills
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+def _read_object(path: Path) -> JsonObject:
+    record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds a {type(record).__name__}, not an object.")
     return record
-
-
-def sample(prompts: GenAIPrompts, sampler: Sampler, out: Path) -> None:
-    """Makes the images that are not there yet as `out/images/KEY_sample_I.png`."""
-    named = {number: (prompts.keys[number], prompt) for number, prompt in prompts.prompts.items()}
-    sample_images(sampler, flat_jobs(out / "images", named, sampler.images_per_prompt), out)
-
-
-def score(
-    prompts: GenAIPrompts,
-    judge: Judge,
-    options: VQAOptions,
-    out: Path,
-    images: Path | None = None,
-    images_per_prompt: int | None = None,
-    partial: bool = False,
-) -> Result:
-    """Asks the judge about the images and writes `results.jsonl` and the result's files in `out`.
-
-    Args:
-        prompts: with their skills.
-        judge: whom to ask.
-        options: how, and which score counts.
-        out: folder for answers and results, with the record of sampling.
-        images: where the images are; None is `out/images`.
-        images_per_prompt: how many there should be; None is as many as were sampled, or one.
-        partial: give overall numbers even if judgments are missing.
-    """
-    form = Form(max_tokens=1, first_token=True, image_first=options.image_first)
-    texts = {number: options.ask(prompt) for number, prompt in prompts.prompts.items()}
-    # The first token's probabilities are the same at any temperature.
-    judgments = judge_images(judge, form, texts, _read, out, images, images_per_prompt, retry_temperature=0.0)
-    for image in judgments.judged:
-        if image.outcome["status"] != "ok":
-            continue
-        scores = image.outcome["scores"]
-        if scores is None:
-            judgments.tally.problem("unresolved judgments", image.name)
-        else:
-            judgments.tally.add({str(image.prompt_index): scores[options.kind]})
-    write_judgments(judgments, out, lambda image: _describe(image, prompts, options))
-    settings = {
-        "prompts": len(prompts.prompts),
-        "sha256": prompts.sha256,
-        "judge": judge_settings(judge, judgments.judged),
-        "question": options.question,
-        "image_first": options.image_first,
-        "score": options.kind,
-        "sampling": judgments.sampling,
-    }
-    result = summarize("genai-bench", judgments.tally, measures(prompts, options.kind), settings, UNIT, partial)
-    result.write(out)
-    return result
-
-
-def _read(answer: Answer) -> dict[str, Any]:
-    """All kinds of score; None where the judge's first token means neither yes nor no."""
-    try:
-        return {"scores": yes_scores(answer.first_token)}
-    except ValueError as error:
-        raise AnswerError(str(error)) from error
-
-
-def _describe(image: Judged, prompts: GenAIPrompts, options: VQAOptions) -> dict[str, Any]:
-    scores = image.outcome.get("scores")
-    return {"prompt": prompts.prompts[image.prompt_index], "score": scores[options.kind] if scores else None}
-
-
-def measures(prompts: GenAIPrompts, part: str) -> list[Measure]:
-    """A row a skill and a row a group, each over its own list; overall is over their union, each prompt once."""
-
-    def keys(numbers: Sequence[int]) -> tuple[tuple[str, ...]]:
-        return (tuple(map(str, numbers)),)
-
-    lists = prompts.skills or {"": list(prompts.prompts)}
-    union = list(dict.fromkeys(number for numbers in lists.values() for number in numbers))
-    ordered = sorted(prompts.skills, key=lambda skill: skill in GROUPS)
-    found = [Measure(skill, keys(prompts.skills[skill]), part) for skill in ordered]
-    return [*found, Measure(OVERALL, keys(union), part)]

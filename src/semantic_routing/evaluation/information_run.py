@@ -32,7 +32,7 @@ from .information import (
     pipeline_denoiser,
     squared_errors,
 )
-from .report import OVERALL, Measure, Result, Tally, summarize
+from .result import OVERALL, Measure, Result, Tally, summarize
 from .sampling import weights_hash
 
 COST, INFORMATION, HEARD = "cost", "information", "heard"

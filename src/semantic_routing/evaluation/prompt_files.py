@@ -1,10 +1,12 @@
 """Prompt files by path, or by the hub's address."""
 
 from pathlib import Path
+from typing import Annotated
 
-from huggingface_hub import hf_hub_download
+from typer import Option
 
 HUB = "hub:"
+Prompts = Annotated[str, Option(help="Prompt file, or hub:OWNER/NAME/FILE for one of a data set.")]
 
 
 def find_prompts(name: str) -> Path:
@@ -21,4 +23,6 @@ def find_prompts(name: str) -> Path:
     parts = name.removeprefix(HUB).split("/", 2)
     if len(parts) != 3 or not all(parts):
         raise ValueError(f"The prompt file's address must be of the form hub:OWNER/NAME/FILE, not {name!r}.")
+    from huggingface_hub import hf_hub_download
+
     return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type="dataset"))

@@ -2,7 +2,7 @@
 
     OUT/
       sampling.json           how the images were made
-      images/                 the benchmark's own layout
+      images/                 where the benchmark's `files` put them
 
 Noise comes from a generator of its own for each image. The jobs are cut into batches once and for all, and processes
 share the batches: an image is always made beside the same others, so that not even its rounding differs.
@@ -10,79 +10,26 @@ share the batches: an image is always made beside the same others, so that not e
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 
 from ..fusion.timestep_map import paper_shift
-from ..io.files import write_text
+from ..io.files import JsonObject, read_json, write_json
 from ..io.images import save_image
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
+from .sampler import Job, Sampler, image_seed
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How images are made.
-
-    Args:
-        pipeline: folder or hub name; None is the demo model.
-        steps: Euler steps.
-        guidance: classifier-free guidance scale.
-        images_per_prompt: images of each prompt.
-        seed: image i of prompt p starts from noise of (seed, p, i).
-        same_noise: or from noise of (seed, i) whatever the prompt, as other samplers do.
-        size: pixels a side; None is the model's.
-        negative_prompt: what guidance moves away from.
-        batch_size: images at a time.
-        dtype: of the weights.
-        device: None is cuda where there is one, and with several processes each one's own.
-        gate_advance: amplitude by which the gate runs ahead of the backbone, in flow time; see `paper_shift`.
-    """
-
-    pipeline: str | None = None
-    steps: int = 50
-    guidance: float = 6.0
-    images_per_prompt: int = 4
-    seed: int = 42
-    same_noise: bool = False
-    size: int | None = None
-    negative_prompt: str | None = None
-    batch_size: int = 32
-    dtype: Dtype = "float32"
-    device: str | None = None
-    gate_advance: float = 0.0
-
-    def settings(self) -> dict[str, Any]:
-        """What decides about the images."""
-        return {key: value for key, value in asdict(self).items() if key not in ("batch_size", "device")}
+RECORD = "sampling.json"
 
 
-class Job(NamedTuple):
-    """One image: `prompt_index` and `sample_index` choose its noise."""
-
-    path: Path
-    prompt: str
-    prompt_index: int
-    sample_index: int
-
-
-def image_seed(sampler: Sampler, job: Job) -> int:
-    """The seed of an image's noise: non-negative, 63 bits."""
-    place = [job.sample_index] if sampler.same_noise else [job.prompt_index, job.sample_index]
-    return int(np.random.SeedSequence([sampler.seed, *place]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str, Any]:
+def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObject:
     """Makes the images that are not there yet, and returns how all of them were made.
 
     Every process of an `accelerate launch` makes its share of the batches.
@@ -99,17 +46,19 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str,
     batches = [jobs[start : start + sampler.batch_size] for start in range(0, len(jobs), sampler.batch_size)]
     pending = [batch for batch in batches if not all(job.path.is_file() for job in batch)]
     record = read_sampling(out)
-    _check_same(record, sampler.settings(), out)
+    asked = {key: value for key, value in sampler.settings().items() if value is not None}
+    _check_same(record, asked, out)
     state.wait_for_everyone()
     if not pending:
         return record
     pipeline = load_pipeline(sampler.pipeline, sampler.dtype, _device(sampler, state))
     pipeline.set_progress_bar_config(disable=True)
-    made = {**sampler.settings(), "weights": weights_hash(pipeline), "scheduler": dict(pipeline.scheduler.config)}
-    made = json.loads(json.dumps(made))
+    sampler = with_defaults(sampler, pipeline)
+    scheduler = json.loads(json.dumps(dict(pipeline.scheduler.config)))
+    made = {**sampler.settings(), "weights": weights_hash(pipeline), "scheduler": scheduler}
     _check_same(record, made, out)
     if state.is_main_process:
-        write_text(out / "sampling.json", json.dumps(made, indent=1))
+        write_json(out / RECORD, made)
     mine = pending[state.process_index :: state.num_processes]
     for batch in track(mine, "sampling", console=Console(stderr=True), disable=not state.is_main_process):
         _make(pipeline, sampler, batch)
@@ -117,13 +66,16 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> dict[str,
     return made
 
 
-def read_sampling(out: Path) -> dict[str, Any]:
+def with_defaults(sampler: Sampler, pipeline: SemanticRoutingPipeline) -> Sampler:
+    """The sampler with the pipeline's own steps and guidance scale where it names none."""
+    own = {"steps": "default_num_inference_steps", "guidance": "default_guidance_scale"}
+    missing = {name: pipeline.config[key] for name, key in own.items() if getattr(sampler, name) is None}
+    return replace(sampler, **missing)
+
+
+def read_sampling(out: Path) -> JsonObject:
     """What `sampling.json` says; nothing where there is none."""
-    path = out / "sampling.json"
-    if not path.is_file():
-        return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
+    return read_json(out / RECORD) if (out / RECORD).is_file() else {}
 
 
 def weights_hash(pipeline: SemanticRoutingPipeline) -> str:
@@ -139,7 +91,7 @@ def _device(sampler: Sampler, state: PartialState) -> str | None:
     return str(state.device) if state.num_processes > 1 and sampler.device is None else sampler.device
 
 
-def _check_same(record: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+def _check_same(record: JsonObject, wanted: JsonObject, out: Path) -> None:
     for key, value in wanted.items():
         # The pipeline's name may change, say with the working directory; its weights may not.
         if record and key != "pipeline" and record.get(key) != value:
@@ -158,7 +110,7 @@ def _make(pipeline: SemanticRoutingPipeline, sampler: Sampler, batch: Sequence[J
         width=sampler.size,
         num_inference_steps=sampler.steps,
         guidance_scale=sampler.guidance,
-        timestep_map=paper_shift(sampler.gate_advance) if sampler.gate_advance else None,
+        timestep_map=paper_shift(sampler.gate_shift) if sampler.gate_shift else None,
         generator=[torch.Generator().manual_seed(image_seed(sampler, job)) for job in batch],
         return_dict=False,
     )[0]

@@ -5,21 +5,21 @@ no caption of training speaks of (`scenes.held_out`).
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from PIL import Image
+from typer import Option
 
-from ..io.files import sha256
-from ..io.images import UnreadableImageError, read_image
-from ..io.jsonl import write_lines
+from ..io.files import JsonObject, sha256
 from ..scenes import SKILLS, Claim, detect, held_out_prompts, sample_scene
-from .layout import find_samples, make_jobs, sample_name, write_records
-from .report import OVERALL, Measure, Result, Tally, summarize
-from .sampling import Sampler, read_sampling, sample_images
+from .benchmark import BENCHMARKS, OK, DetectorBenchmark, Json, Judged, Scores, value_key
+from .image_files import NumberedFolders
+from .result import OVERALL, Measure
+from .sampler import Sampler
 
 VERSION = 4
 PROMPTS_PER_HALF = 20
@@ -34,8 +34,6 @@ CHOSEN = "chosen skills"
 GROUPS = {"geneval": GENEVAL_SKILLS, "basic": BASIC_SKILLS, "advanced": ADVANCED_SKILLS, OVERALL: SKILLS}
 """Groups of skills; a group's score is the plain mean of its skills' scores."""
 
-UNIT = "Share of images in which the detector finds every claim of the prompt."
-
 Split = Literal["all", "held-out", "trained"]
 
 
@@ -49,7 +47,7 @@ class ScenePrompt:
     prompt: str
     claims: tuple[Claim, ...]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """As written beside the images."""
         claims = [claim.to_dict() for claim in self.claims]
         return {"tag": self.skill, "split": self.split, "prompt": self.prompt, "claims": claims}
@@ -101,77 +99,77 @@ def prompts_hash(prompts: Iterable[ScenePrompt]) -> str:
     return sha256(json.dumps([[prompt.index, prompt.record()] for prompt in prompts], sort_keys=True))
 
 
-def sample(prompts: Sequence[ScenePrompt], sampler: Sampler, out: Path) -> None:
-    """Makes the images that are not there yet under `out/images`."""
-    images = out / "images"
-    jobs = make_jobs(images, {prompt.index: prompt.prompt for prompt in prompts}, sampler.images_per_prompt)
-    sample_images(sampler, jobs, out)
-    write_records(images, {prompt.index: prompt.record() for prompt in prompts})
-
-
-def score(
-    prompts: Sequence[ScenePrompt],
-    out: Path,
-    images: Path | None = None,
-    images_per_prompt: int | None = None,
-    partial: bool = False,
-) -> Result:
-    """Judges the images and writes `results.jsonl` and the result's files in `out`.
+@BENCHMARKS.register("scenes")
+class Scenes(DetectorBenchmark):
+    """Colored shapes: 600 prompts of fifteen skills, half of them combinations that training never names.
 
     Args:
-        prompts: those to score.
-        out: folder for the results, with the record of sampling.
-        images: where the images are; None is `out/images`.
-        images_per_prompt: how many there should be; None is as many as were sampled.
-        partial: give overall numbers even if images are missing.
+        skills: names joined by commas; None is all.
+        held_out: only the prompts with combinations that training never names.
+        prompts_per_half: of each skill, prompts with trained and with held-out combinations.
+
+    Raises:
+        ValueError: an unknown skill.
     """
-    sampling = read_sampling(out)
-    count = images_per_prompt or int(sampling.get("images_per_prompt", 4))
-    samples = find_samples(images or out / "images", [prompt.index for prompt in scene_prompts()], count)
-    tally = Tally(expected=len(prompts) * count, ignored=samples.others)
-    lines = []
-    for prompt in prompts:
-        for number in range(count):
-            line = _judge(prompt, number, samples.paths.get((prompt.index, number)), tally)
-            lines.append(line)
-    write_lines(out / "results.jsonl", lines)
-    settings = {"version": VERSION, "prompts": len(prompts), "prompts_sha256": prompts_hash(prompts)}
-    result = summarize("scenes", tally, measures(prompts), {**settings, "sampling": sampling}, UNIT, partial)
-    result.write(out)
-    return result
 
+    sampler = Sampler(steps=30, guidance=2.0, batch_size=64)
+    unit = "Share of images in which the detector finds every claim of the prompt."
 
-def _judge(prompt: ScenePrompt, number: int, path: Path | None, tally: Tally) -> dict[str, Any]:
-    name = sample_name(prompt.index, number)
-    line = {"image": name, "tag": prompt.skill, "split": prompt.split, "prompt": prompt.prompt, "correct": None}
-    if path is None:
-        tally.problem("missing images", name)
-        return line
-    try:
-        scene = detect(np.asarray(read_image(path)))
-    except UnreadableImageError as error:
-        tally.problem("unreadable images", name)
-        return {**line, "error": str(error)}
-    claims = {str(claim): claim.holds(scene) for claim in prompt.claims}
-    correct = all(claims.values())
-    tally.add({str(prompt.index): float(correct)})
-    return {**line, "correct": correct, "claims": claims}
+    def __init__(
+        self,
+        skills: Annotated[str | None, Option(help="Only these, joined by commas; default: all fifteen.")] = None,
+        held_out: Annotated[bool, Option("--held-out/--all", help="Only what training never names.")] = False,
+        prompts_per_half: Annotated[
+            int, Option(min=1, max=PROMPTS_PER_HALF, help="Of each skill, with trained and with held-out combinations.")
+        ] = PROMPTS_PER_HALF,
+    ) -> None:
+        named = [skill.strip() for skill in skills.split(",")] if skills else []
+        self.chosen = choose_prompts(named, "held-out" if held_out else "all", prompts_per_half)
+        self.by_index = {prompt.index: prompt for prompt in self.chosen}
+        records = {index: prompt.record() for index, prompt in self.by_index.items()}
+        super().__init__({index: prompt.prompt for index, prompt in self.by_index.items()}, NumberedFolders(records))
 
+    def known_prompts(self) -> Collection[int]:
+        """The whole list's indices."""
+        return range(len(scene_prompts()))
 
-def measures(prompts: Sequence[ScenePrompt]) -> list[Measure]:
-    """A row a skill, and one a group of skills that is there as a whole; a column for all prompts and for each half."""
-    splits = list(dict.fromkeys(prompt.split for prompt in prompts))
-    parts = ["all", *splits] if len(splits) > 1 else splits
-    found = []
-    for part in parts:
+    def judge(self, image: Image.Image, prompt: int) -> Json:
+        """Whether each claim holds."""
+        scene = detect(np.asarray(image))
+        claims = {str(claim): claim.holds(scene) for claim in self.by_index[prompt].claims}
+        return {"correct": all(claims.values()), "claims": claims}
+
+    def scores(self, found: Json) -> Scores:
+        """1 if every claim holds, else 0."""
+        return {"": float(found["correct"])}
+
+    def settings(self, judged: Sequence[Judged]) -> Json:
+        """Version and hash of the list."""
+        return {"version": VERSION, "prompts_sha256": prompts_hash(self.chosen)}
+
+    def line(self, judged: Judged) -> Json:
+        """With the prompt's skill and half; `correct` is null for an image without a verdict."""
+        image, outcome = judged
+        prompt = self.by_index[image.prompt]
+        about = {"image": image.name, "tag": prompt.skill, "split": prompt.split, "prompt": prompt.prompt}
+        problem = {} if outcome.status == OK else {"correct": None, "error": outcome.error or outcome.status}
+        return {**about, **outcome.found, **problem}
+
+    def measures(self) -> list[Measure]:
+        """A row a skill, and one a group of skills that are all chosen; a column for all prompts and one a half."""
+        splits = list(dict.fromkeys(prompt.split for prompt in self.chosen))
+        parts = ["all", *splits] if len(splits) > 1 else splits
+        return [measure for part in parts for measure in self._measures(part)]
+
+    def _measures(self, part: str) -> list[Measure]:
         by_skill: dict[str, list[str]] = {}
-        for prompt in prompts:
+        for prompt in self.chosen:
             if part in ("all", prompt.split):
-                by_skill.setdefault(prompt.skill, []).append(str(prompt.index))
-        found += [Measure(skill, (tuple(keys),), part) for skill, keys in by_skill.items()]
+                by_skill.setdefault(prompt.skill, []).append(value_key(prompt.index))
+        found = [Measure(skill, (tuple(keys),), part) for skill, keys in by_skill.items()]
         for group, skills in GROUPS.items():
             if set(skills) <= set(by_skill):
                 found.append(Measure(group, tuple(tuple(by_skill[skill]) for skill in skills), part))
         if set(by_skill) != set(SKILLS) and len(by_skill) > 1:
             found.append(Measure(CHOSEN, tuple(map(tuple, by_skill.values())), part))
-    return found
+        return found

@@ -3,7 +3,7 @@
     OUT/STRATEGY/seed-0/run/        training
     OUT/STRATEGY/seed-0/pipeline/   its averaged weights
     OUT/STRATEGY/seed-0/scenes/     images and scores
-    OUT/STRATEGY/seed-0/advanced/   the same with the gate ahead of the backbone, where the strategy depends on time
+    OUT/STRATEGY/seed-0/shifted/    the same with the gate's time shifted, where the strategy depends on time
     OUT/index.html                  tables and curves (see `ablation_page`)
 
 Whatever is there already is not done again; interrupted training goes on where it was.
@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 
-from ..evaluation import scenes
-from ..evaluation.sampling import Sampler
-from ..fusion import FUSIONS
+from ..evaluation import Scenes
+from ..evaluation.runner import sample, score
+from ..evaluation.sampler import Sampler
+from ..evaluation.scenes import PROMPTS_PER_HALF
+from ..fusion import FUSIONS, PAPER_STRATEGIES
 from ..models import MODELS
 from ..training import train
 from ..training.build import resolve_sizes
@@ -32,15 +34,15 @@ from ..training.export import export_pipeline
 
 logger = logging.getLogger(__name__)
 
-GATE_ADVANCE = 0.01
-"""Amplitude of the gate's advance (paper, eq. 11), in flow time."""
+GATE_SHIFT = 0.01
+"""Amplitude of the shift of the gate's time: the paper's (eq. 11)."""
 SHARED = ("data", "flow", "optimizer", "text", "vae")
 """Sections that strategies should have in common to be comparable."""
 
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """How trained models are sampled and scored.
+    """How trained models are sampled, scored and compared.
 
     Args:
         images_per_prompt: images of each prompt.
@@ -49,27 +51,57 @@ class AblationOptions:
         guidance: classifier-free guidance scale.
         batch_size: images at a time.
         skills: what is sampled and scored; none named is all.
+        primary: the strategy whose difference from the first one is the primary contrast of a table; None is
+            depth-wise, the paper's best, or where it is not among them the last one.
     """
 
     images_per_prompt: int = 1
-    prompts_per_half: int = scenes.PROMPTS_PER_HALF
+    prompts_per_half: int = PROMPTS_PER_HALF
     steps: int = 30
     guidance: float = 2.0
     batch_size: int = 64
     skills: tuple[str, ...] = ()
+    primary: str | None = None
 
-    def prompts(self) -> list[scenes.ScenePrompt]:
-        """What every trained model is asked for.
+    def benchmark(self) -> Scenes:
+        """What every trained model is scored by.
 
         Raises:
             ValueError: an unknown skill.
         """
-        return scenes.choose_prompts(self.skills, per_half=self.prompts_per_half)
+        return Scenes(",".join(self.skills) or None, prompts_per_half=self.prompts_per_half)
+
+    def sampler(self, pipeline: Path) -> Sampler:
+        """How a trained model is sampled."""
+        return Sampler(
+            str(pipeline),
+            images_per_prompt=self.images_per_prompt,
+            steps=self.steps,
+            guidance=self.guidance,
+            batch_size=self.batch_size,
+        )
+
+
+def primary_of(labels: Sequence[str], options: AblationOptions) -> str:
+    """The strategy of the primary contrast.
+
+    Raises:
+        ValueError: one is named that is not compared with the first.
+    """
+    if options.primary is not None and options.primary not in labels[1:]:
+        raise ValueError(f"The primary contrast must be one of {', '.join(labels[1:])}, not {options.primary!r}.")
+    return options.primary or ("depth-wise" if "depth-wise" in labels[1:] else labels[-1])
+
+
+def default_strategies(config: str, overrides: Sequence[str] = ()) -> list[str]:
+    """The paper's six, and the config's own where it is another."""
+    own = load_config(config, overrides).model.strategy
+    return list(dict.fromkeys([*PAPER_STRATEGIES, *([own] if own else [])]))
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One strategy with one seed."""
+class Trial:
+    """One strategy trained with one seed."""
 
     label: str
     seed: int
@@ -93,9 +125,9 @@ class Cell:
         return strategy is not None and "timestep" in strategy.varies_with
 
 
-def make_cells(
+def make_trials(
     config: str, overrides: Sequence[str], strategies: Sequence[str], seeds: Sequence[int], out: Path
-) -> list[Cell]:
+) -> list[Trial]:
     """All strategies by all seeds, checked.
 
     Args:
@@ -110,7 +142,7 @@ def make_cells(
     """
     if not strategies or not seeds:
         raise ValueError("An ablation needs at least one strategy and one seed.")
-    cells = []
+    trials = []
     for name in strategies:
         known = {strategy: [f"model.strategy={strategy}"] for strategy in FUSIONS}
         known |= {kind: [f"model.kind={kind}", "model.strategy=null"] for kind in MODELS if kind != "routed"}
@@ -120,59 +152,59 @@ def make_cells(
             folder = out / label / f"seed-{seed}"
             place = [f"training.output={folder / 'run'}", f"training.seed={seed}"]
             source = config if name in known else name
-            cells.append(Cell(label, seed, folder, load_config(source, [*overrides, *changes, *place])))
-        resolve_sizes(cells[-1].config)
-    places = [cell.folder for cell in cells]
+            trials.append(Trial(label, seed, folder, load_config(source, [*overrides, *changes, *place])))
+        resolve_sizes(trials[-1].config)
+    places = [trial.folder for trial in trials]
     if len(set(places)) < len(places):
         raise ValueError("A strategy or a seed is named twice.")
-    for cell in cells:
-        _check_same_config(cell)
-    _warn_of_differences(cells)
-    return cells
+    for trial in trials:
+        _check_same_config(trial)
+    _warn_of_differences(trials)
+    return trials
 
 
-def _check_same_config(cell: Cell) -> None:
-    written = cell.run / "config.yaml"
-    if written.is_file() and written.read_text() != cell.config.to_yaml():
-        raise ValueError(f"{cell.folder} holds a run of another config; name another --out or remove the folder.")
+def _check_same_config(trial: Trial) -> None:
+    written = trial.run / "config.yaml"
+    if written.is_file() and written.read_text() != trial.config.to_yaml():
+        raise ValueError(f"{trial.folder} holds a run of another config; name another --out or remove the folder.")
 
 
-def _warn_of_differences(cells: Sequence[Cell]) -> None:
+def _warn_of_differences(trials: Sequence[Trial]) -> None:
     """Says where strategies differ in more than their name: then it is not the strategies alone that are compared."""
-    first = cells[0].config
-    for cell in cells:
-        unlike = [name for name in SHARED if getattr(cell.config, name) != getattr(first, name)]
-        own, theirs = (config.model.model_dump(exclude={"kind", "strategy"}) for config in (cell.config, first))
+    first = trials[0].config
+    for trial in trials:
+        unlike = [name for name in SHARED if getattr(trial.config, name) != getattr(first, name)]
+        own, theirs = (config.model.model_dump(exclude={"kind", "strategy"}) for config in (trial.config, first))
         unlike += [f"model.{key}" for key in own if own[key] != theirs[key]]
         budget = ("steps", "batch_size", "ema_decay")
-        unlike += [key for key in budget if getattr(cell.config.training, key) != getattr(first.training, key)]
-        if unlike and cell.seed == cells[0].seed:
-            logger.warning("%s differs from %s also in %s.", cell.label, cells[0].label, ", ".join(unlike))
+        unlike += [key for key in budget if getattr(trial.config.training, key) != getattr(first.training, key)]
+        if unlike and trial.seed == trials[0].seed:
+            logger.warning("%s differs from %s also in %s.", trial.label, trials[0].label, ", ".join(unlike))
 
 
-def run_ablation(cells: Sequence[Cell], options: AblationOptions, jobs: int | None = None) -> None:
+def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | None = None) -> None:
     """Trains, samples and scores what is not done yet.
 
     Args:
-        cells: what to do.
+        trials: what to do.
         options: of sampling and scoring.
-        jobs: cells at a time, each with a device of its own where there are several; None is one a device.
+        jobs: trials at a time, each with a device of its own where there are several; None is one a device.
     """
     devices = torch.cuda.device_count()
-    jobs = min(jobs or max(devices, 1), len(cells))
+    jobs = min(jobs or max(devices, 1), len(trials))
     if jobs == 1:
-        for number, cell in enumerate(cells, 1):
-            logger.info("%s, seed %d (%d of %d)", cell.label, cell.seed, number, len(cells))
-            run_cell(cell, options)
+        for number, trial in enumerate(trials, 1):
+            logger.info("%s, seed %d (%d of %d)", trial.label, trial.seed, number, len(trials))
+            run_trial(trial, options)
         return
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     for number in range(jobs):
         queue.put(str(number % devices) if devices else "")
     with ProcessPoolExecutor(jobs, context, _claim_device, (queue,)) as pool:
-        for cell, future in [(cell, pool.submit(run_cell, cell, options)) for cell in cells]:
+        for trial, future in [(trial, pool.submit(run_trial, trial, options)) for trial in trials]:
             future.result()
-            logger.info("%s, seed %d is done", cell.label, cell.seed)
+            logger.info("%s, seed %d is done", trial.label, trial.seed)
 
 
 def _claim_device(queue: Any) -> None:
@@ -180,38 +212,32 @@ def _claim_device(queue: Any) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = queue.get()
 
 
-def run_cell(cell: Cell, options: AblationOptions) -> None:
+def run_trial(trial: Trial, options: AblationOptions) -> None:
     """Trains, samples and scores one strategy with one seed.
 
     Raises:
         KeyboardInterrupt: training was asked to stop; it goes on when run again.
     """
-    _train(cell)
-    if not cell.pipeline.is_dir():
-        export_pipeline(cell.run, cell.pipeline, with_text_encoder=False)
-    sampler = Sampler(
-        str(cell.pipeline),
-        options.steps,
-        options.guidance,
-        options.images_per_prompt,
-        batch_size=options.batch_size,
-    )
-    _evaluate(sampler, options, cell.folder / "scenes")
-    if cell.depends_on_time:
-        _evaluate(replace(sampler, gate_advance=GATE_ADVANCE), options, cell.folder / "advanced")
+    _train(trial)
+    if not trial.pipeline.is_dir():
+        export_pipeline(trial.run, trial.pipeline, with_text_encoder=False)
+    benchmark, sampler = options.benchmark(), options.sampler(trial.pipeline)
+    _evaluate(benchmark, sampler, trial.folder / "scenes")
+    if trial.depends_on_time:
+        shifted = replace(sampler, gate_shift=GATE_SHIFT)
+        _evaluate(benchmark, shifted, trial.folder / "shifted")
 
 
-def _train(cell: Cell) -> None:
-    steps = cell.config.training.steps
-    checkpoints = list_checkpoints(cell.run)
+def _train(trial: Trial) -> None:
+    steps = trial.config.training.steps
+    checkpoints = list_checkpoints(trial.run)
     if checkpoints and checkpoint_step(checkpoints[-1]) >= steps:
         return
-    last = train(cell.config, "latest" if checkpoints else None)
+    last = train(trial.config, "latest" if checkpoints else None)
     if checkpoint_step(last) < steps:
-        raise KeyboardInterrupt(f"{cell.label}, seed {cell.seed} stopped at step {checkpoint_step(last)} of {steps}.")
+        raise KeyboardInterrupt(f"{trial.label}, seed {trial.seed} stopped at step {checkpoint_step(last)} of {steps}.")
 
 
-def _evaluate(sampler: Sampler, options: AblationOptions, out: Path) -> None:
-    prompts = options.prompts()
-    scenes.sample(prompts, sampler, out)
-    scenes.score(prompts, out)
+def _evaluate(benchmark: Scenes, sampler: Sampler, out: Path) -> None:
+    sample(benchmark, sampler, out)
+    score(benchmark, out)

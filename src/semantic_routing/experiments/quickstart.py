@@ -10,6 +10,7 @@ from ..io.files import write_text
 from ..io.jsonl import read_lines
 from ..io.resources import DEMO
 from ..pipelines.generate import generate_files
+from ..reporting.figures import OKABE_ITO
 from ..reporting.page import Page
 from ..training import train
 from ..training.checkpoint import list_checkpoints
@@ -101,7 +102,7 @@ def _draw_loss(run: Path, path: Path) -> Path:
     lines = read_lines(run / "metrics.jsonl")
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
-    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color="#0072B2", linewidth=1)
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color=OKABE_ITO[0], linewidth=1)
     axes.set(xlabel="optimizer steps", ylabel="loss", yscale="log")
     figure.savefig(path, dpi=150)
     return path

@@ -18,18 +18,48 @@ A fusion of your own is a subclass of `TextFusion`, or of `RoutedFusion` if it m
 `@FUSIONS.register("its-name")`.
 """
 
-from .contract import FUSIONS, FusionSizes, Moment, Prepared, TextFusion, check_fusion
-from .routed import PAPER_STRATEGIES, RoutedFusion
+# Importing a module registers its fusions, the paper's before the others.
+from .contract import FUSIONS, FusionSizes, Moment, Prepared, Readers, TextFusion, check_fusion
+from .routed import PAPER_STRATEGIES, RoutedFusion, ScaledTime
+
+# isort: split
+from .bundles import Bundles
+from .concat import Concat
+from .gains import LayerGains, fuse_with_gains, gains_of, read_gains
+from .head_wise import HeadWise
+from .key_value import KeyValueWise
+from .layer_attention import LayerAttention
+from .layer_map import LayerMap
 from .router import SemanticRouter
+from .sigma_estimated import SigmaEstimated
+from .signed import Signed
+from .state_wise import StateWise
+from .token_wise import TokenWise
 
 __all__ = [
     "FUSIONS",
     "PAPER_STRATEGIES",
+    "Bundles",
+    "Concat",
     "FusionSizes",
+    "HeadWise",
+    "KeyValueWise",
+    "LayerAttention",
+    "LayerGains",
+    "LayerMap",
     "Moment",
     "Prepared",
+    "Readers",
     "RoutedFusion",
+    "ScaledTime",
     "SemanticRouter",
+    "SigmaEstimated",
+    "Signed",
+    "StateWise",
     "TextFusion",
+    "TokenWise",
     "check_fusion",
+    "fuse_with_gains",
+    "gains_of",
+    "read_gains",
 ]

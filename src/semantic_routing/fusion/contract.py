@@ -11,7 +11,7 @@ from ..io.registry import Registry
 
 NUM_TRAIN_TIMESTEPS = 1000
 
-VARIATIONS = frozenset({"block", "token", "timestep", "state"})
+VARIATIONS = frozenset({"block", "token", "timestep", "state", "role", "head"})
 
 
 class FusionSizes(NamedTuple):
@@ -22,12 +22,26 @@ class FusionSizes(NamedTuple):
         num_blocks: blocks of the diffusion model.
         text_channels: width of the hidden states.
         state_channels: width of a block's state, the image tokens' mean.
+        num_heads: key/value heads of a block's cross-attention.
     """
 
     num_layers: int
     num_blocks: int
     text_channels: int | None = None
     state_channels: int | None = None
+    num_heads: int | None = None
+
+
+class Readers(NamedTuple):
+    """How many contexts a block reads: one for each of its roles, times one for each of its heads.
+
+    Args:
+        roles: 2 where keys and values read different contexts, keys first; else 1.
+        heads: the number of key/value heads where each reads its own context; else 1.
+    """
+
+    roles: int = 1
+    heads: int = 1
 
 
 class Moment(NamedTuple):
@@ -52,12 +66,14 @@ class Prepared(NamedTuple):
         mask: true for real tokens; None where all are.
         normalized: whether the features are normalized already.
         blank: rows that had no real token at all; None where there is none. All their positions count as real.
+        gains: factors of layers, one row for all blocks or one a block, see `fusion.gains`; None where all are 1.
     """
 
     features: Float[Tensor, "batch layers text_tokens text_channels"]
     mask: Bool[Tensor, "batch text_tokens"] | None
     normalized: bool = False
     blank: Bool[Tensor, " batch"] | None = None
+    gains: Float[Tensor, "blocks layers"] | None = None
 
     def rows(self, index: Int[Tensor, " rows"]) -> "Prepared":
         """The prompts at `index`, which may repeat."""
@@ -95,6 +111,28 @@ class TextFusion(nn.Module):
             raise ValueError(f"{type(self).__name__} was built without text_channels, so its width is not known.")
         return self.sizes.text_channels
 
+    @property
+    def state_channels(self) -> int:
+        """Width of a block's state."""
+        if self.sizes.state_channels is None:
+            raise ValueError(f"{type(self).__name__} was built without state_channels, and reads a block's state.")
+        return self.sizes.state_channels
+
+    @staticmethod
+    def state_of(moment: Moment) -> tuple[Float[Tensor, "batch state_channels"], int]:
+        """The state that a fusion which reads the image is given, in float32, and the block that it is of."""
+        if moment.state is None or moment.block is None:
+            raise ValueError("A fusion that reads the image needs a block's state and its number; one of them is None.")
+        return moment.state.float(), moment.block
+
+    @property
+    def readers(self) -> Readers:
+        """How many contexts each block reads: several where they differ by role or by head."""
+        heads = self.sizes.num_heads if "head" in self.varies_with else 1
+        if heads is None:
+            raise ValueError(f"{type(self).__name__} was built without num_heads, and makes a context for each head.")
+        return Readers(2 if "role" in self.varies_with else 1, heads)
+
     @classmethod
     def layers_read(cls, num_layers: int, num_blocks: int, **options: Any) -> list[int]:
         """Which of `num_layers` layers can reach a block: the others need not be computed."""
@@ -130,7 +168,11 @@ class TextFusion(nn.Module):
         return Prepared(hidden_states[:, :, :length], mask[:, :length], blank=blank if bool(blank.any()) else None)
 
     def forward(self, prepared: Prepared, moment: Moment) -> Float[Tensor, "blocks batch text_tokens out_channels"]:
-        """The context of all blocks, or of `moment.block` alone; `blocks` is 1 where it is the same for all."""
+        """The context of all blocks, or of `moment.block` alone; `blocks` is 1 where it is the same for all.
+
+        Where a block has several readers, the first axis lists the contexts of all its roles and heads, then those of
+        the next block: `(block role head)`. Of `prepared.gains` there is a single row here.
+        """
         raise NotImplementedError
 
     def layer_weights(
@@ -138,9 +180,13 @@ class TextFusion(nn.Module):
     ) -> Float[Tensor, "blocks #batch #text_tokens layers"] | None:
         """How much of each layer is read, for diagnosis; None where no such numbers exist.
 
-        Axes that the weights do not vary with have length 1. Without variation by token and state, `prepared` may be
-        None.
+        The first axis is the context's. Axes that the weights do not vary with have length 1. Without variation by
+        token and state, `prepared` may be None.
         """
+        return None
+
+    def auxiliary_loss(self) -> Float[Tensor, " batch"] | None:
+        """What the last forward pass with gradients adds to each example's loss, once; None for nothing."""
         return None
 
     def keep_layers(self, indices: Sequence[int]) -> "TextFusion":
@@ -178,7 +224,7 @@ def check_fusion(fusion: TextFusion, name: str) -> None:
     if unknown:
         known = ", ".join(sorted(VARIATIONS))
         raise ValueError(f"Fusion strategy {name!r} varies with {sorted(unknown)[0]!r}: expected some of {known}.")
-    sizes = fusion.sizes
+    sizes, readers = fusion.sizes, fusion.readers
     reads_state = "state" in fusion.varies_with
     if sizes.text_channels is None or (reads_state and sizes.state_channels is None):
         return
@@ -189,7 +235,7 @@ def check_fusion(fusion: TextFusion, name: str) -> None:
     with torch.no_grad():
         context = fusion(fusion.prepare(hidden_states), moment)
     blocks = sizes.num_blocks if "block" in fusion.varies_with and not reads_state else 1
-    wanted = (blocks, 2, 3, fusion.out_channels)
+    wanted = (blocks * readers.roles * readers.heads, 2, 3, fusion.out_channels)
     if tuple(context.shape) != wanted:
         raise ValueError(
             f"Fusion strategy {name!r} says that it varies with {sorted(fusion.varies_with) or 'nothing'}, so for 2 "

@@ -49,12 +49,15 @@ class Gate(nn.Module):
         for parameter in (self.bias_in, self.weight_out, self.bias_out):
             nn.init.zeros_(parameter)
 
-    def forward(self, sigma: Float[Tensor, " batch"]) -> Float[Tensor, "gates batch layers"]:
-        """Logits at noise level `sigma` in [0, 1], where 1 is noise (the reference's gate input)."""
+    def forward(
+        self, sigma: Float[Tensor, " batch"], gates: slice = slice(None)
+    ) -> Float[Tensor, "gates batch layers"]:
+        """Logits of all gates, or of some, at noise level `sigma` in [0, 1], where 1 is noise (as in the reference)."""
+        weight_in, bias_in, weight_out, bias_out = (
+            parameter[gates].float() for parameter in (self.weight_in, self.bias_in, self.weight_out, self.bias_out)
+        )
         # float32 whatever the model's precision: in bfloat16 neighboring times would fall on one embedding.
         with torch.autocast(sigma.device.type, enabled=False):
             embedding = sinusoidal_embedding(sigma, self.time_channels)
-            hidden = torch.einsum("ght,bt->gbh", self.weight_in.float(), embedding) + self.bias_in.float()[:, None]
-            return (
-                torch.einsum("glh,gbh->gbl", self.weight_out.float(), F.silu(hidden)) + self.bias_out.float()[:, None]
-            )
+            hidden = torch.einsum("ght,bt->gbh", weight_in, embedding) + bias_in[:, None]
+            return torch.einsum("glh,gbh->gbl", weight_out, F.silu(hidden)) + bias_out[:, None]

@@ -6,6 +6,8 @@ static       B3  z = β
 time-wise    S1  z = g(φ(t))
 depth-wise   S2  z = β_d
 joint        S3  z = g_d(φ(t))
+
+and a control, scaled-time, z = g_d(φ(1000 t)).
 """
 
 from collections.abc import Sequence
@@ -54,6 +56,8 @@ class RoutedFusion(TextFusion):
     def forward(self, prepared: Prepared, moment: Moment) -> Float[Tensor, "blocks batch text_tokens text_channels"]:
         """The mixtures of all blocks."""
         weights = self.layer_weights(prepared, moment)
+        if prepared.gains is not None:
+            weights = weights * prepared.gains
         return (combine if prepared.normalized else fuse)(weights, prepared.features)
 
     def layer_weights(
@@ -64,11 +68,21 @@ class RoutedFusion(TextFusion):
         return torch.softmax(self.logits(prepared, moment).float(), dim=-1)
 
     def keep_layers(self, indices: Sequence[int]) -> "RoutedFusion":
-        """The same logits for fewer layers: their softmax renormalizes the weights."""
+        """The same logits for fewer layers: their softmax renormalizes the weights.
+
+        Raises:
+            ValueError: `layer_axes` lacks a parameter that has an axis over layers.
+        """
         smaller = type(self)(self.sizes._replace(num_layers=len(indices)), **self.options)
         state = self.state_dict()
         for name, axis in self.layer_axes.items():
             state[name] = state[name].index_select(axis, torch.tensor(list(indices), device=state[name].device))
+        for name, tensor in smaller.state_dict().items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(
+                    f"{type(self).__name__} cannot drop layers: layer_axes does not name the axis over layers of "
+                    f"{name}, which has the shape {tuple(state[name].shape)} and should have {tuple(tensor.shape)}."
+                )
         smaller.load_state_dict(state, assign=True)
         return smaller
 
@@ -137,6 +151,8 @@ class GatedFusion(RoutedFusion):
         time_channels: width of the timestep's embedding.
     """
 
+    # What a gate sees is the timestep over this.
+    time_unit: ClassVar[float] = NUM_TRAIN_TIMESTEPS
     layer_axes: ClassVar[dict[str, int]] = {"gate.weight_out": 1, "gate.bias_out": 1}
 
     def __init__(self, sizes: FusionSizes, time_channels: int = TIME_CHANNELS) -> None:
@@ -146,7 +162,7 @@ class GatedFusion(RoutedFusion):
 
     def logits(self, prepared: Prepared | None, moment: Moment) -> Logits:
         """z_t = g(φ(t)), or z_{t,d} = g_d(φ(t))."""
-        return self.gate(moment.timestep.float() / NUM_TRAIN_TIMESTEPS)[:, :, None]
+        return self.gate(moment.timestep.float() / self.time_unit)[:, :, None]
 
 
 @FUSIONS.register("time-wise")
@@ -161,6 +177,17 @@ class Joint(GatedFusion):
     """S3: a gate g_d for each block."""
 
     varies_with = frozenset({"block", "timestep"})
+
+
+@FUSIONS.register("scaled-time")
+class ScaledTime(Joint):
+    """A control for `joint`: z_{t,d} = g_d(φ(1000 t)).
+
+    The paper's φ (eq. 12) has frequencies of at most 1 and sees t in [0, 1], so that most of its inputs hardly move.
+    Here they move as in other diffusion models. Varies with block and timestep; costs what `joint` costs.
+    """
+
+    time_unit = 1.0
 
 
 PAPER_STRATEGIES = ("penultimate", "uniform", "static", "time-wise", "depth-wise", "joint")

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .contract import FUSIONS, FusionSizes, Moment, Prepared, check_fusion
+from .gains import fuse_with_gains
 
 
 class SemanticRouter(nn.Module):
@@ -17,6 +18,7 @@ class SemanticRouter(nn.Module):
         num_blocks: blocks of the diffusion model.
         text_channels: width of the hidden states, for strategies that need to know it.
         state_channels: width of the image tokens, for strategies that read them.
+        num_heads: key/value heads of a block, for strategies that make a context for each.
         options: of the strategy.
 
     Raises:
@@ -30,10 +32,11 @@ class SemanticRouter(nn.Module):
         num_blocks: int,
         text_channels: int | None = None,
         state_channels: int | None = None,
+        num_heads: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        sizes = FusionSizes(num_layers, num_blocks, text_channels, state_channels)
+        sizes = FusionSizes(num_layers, num_blocks, text_channels, state_channels, num_heads)
         self.fusion = FUSIONS.find(strategy)(sizes, **options)
         check_fusion(self.fusion, strategy)
 
@@ -53,15 +56,15 @@ class SemanticRouter(nn.Module):
         state: Float[Tensor, "batch state_channels"] | None = None,
         block: int | None = None,
     ) -> Float[Tensor, "blocks batch text_tokens out_channels"]:
-        """The context of all blocks; `blocks` is 1 where it is the same for all.
+        """The context of all blocks; `blocks` is 1 where it is the same for all, see `TextFusion.forward`.
 
         Args:
-            prepared: from `prepare()`.
+            prepared: from `prepare()`, perhaps with `gains`.
             timestep: in [0, 1000], one a prompt or a single one for all.
             state: of strategies that read the image: the mean of a block's image tokens.
             block: of these: the block whose context is wanted.
         """
-        return self.fusion(prepared, Moment(timestep, state, block))
+        return fuse_with_gains(self.fusion, prepared, Moment(timestep, state, block))
 
     def layer_weights(
         self, timestep: Float[Tensor, " #batch"], prepared: Prepared | None = None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..fusion.gate import TIME_CHANNELS
+from ..io.files import JsonObject
 from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 
 # The reference's code sets the base of the image's rotary frequencies by class, whatever its configuration says; only
@@ -46,7 +47,7 @@ class Description(NamedTuple):
     """
 
     kind: str
-    options: dict[str, Any]
+    options: JsonObject
     text_layers: str | list[int]
 
     @property
@@ -55,7 +56,7 @@ class Description(NamedTuple):
         return MODELS.find(self.kind)
 
 
-def class_of(config: dict[str, Any], names: Iterable[str]) -> str:
+def class_of(config: JsonObject, names: Iterable[str]) -> str:
     """The reference's class: as the configuration says, else by what only that class's checkpoints have.
 
     Raises:
@@ -72,7 +73,7 @@ def class_of(config: dict[str, Any], names: Iterable[str]) -> str:
     return "AdaFuseDiT" if any(name.startswith("text_fusion") for name in names) else "DiT"
 
 
-def describe(config: dict[str, Any], names: Iterable[str]) -> Description:
+def describe(config: JsonObject, names: Iterable[str]) -> Description:
     """Turns a reference configuration into ours.
 
     Args:
@@ -88,7 +89,7 @@ def describe(config: dict[str, Any], names: Iterable[str]) -> Description:
     _refuse_unsupported(kind, config, text)
     heads, key_value_heads, head_width = _heads(text)
     text_layers: str | list[int]
-    fusion: dict[str, Any] = {}
+    fusion: JsonObject = {}
     if kind == FUSED_CLASS:
         layers = _paired_layers(config, blocks, int(_entry(text, "num_hidden_layers")))
         text_layers, num_layers, channels = layers, len(layers), 2 * key_value_heads * head_width
@@ -121,7 +122,9 @@ def describe(config: dict[str, Any], names: Iterable[str]) -> Description:
     return Description("fusedit" if kind == FUSED_CLASS else "routed", options, text_layers)
 
 
-def reference_config(transformer: Any, text_config: dict[str, Any] | None, layers: list[int] | None) -> dict[str, Any]:
+def reference_config(
+    transformer: DiffusionTransformer2DModel, text_config: JsonObject | None, layers: list[int] | None
+) -> JsonObject:
     """The configuration under which the reference opens a transformer's weights.
 
     Args:
@@ -169,26 +172,26 @@ def reference_config(transformer: Any, text_config: dict[str, Any] | None, layer
     )
 
 
-def _entry(config: dict[str, Any], key: str) -> Any:
+def _entry(config: JsonObject, key: str) -> Any:
     if config.get(key) is None:
         raise ValueError(f"The reference configuration has no {key!r}.")
     return config[key]
 
 
-def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+def _text_config(config: JsonObject) -> JsonObject:
     """The language model's text configuration, also where it lies within a vision-language model's."""
-    base: dict[str, Any] = _entry(config, "base_config")
+    base: JsonObject = _entry(config, "base_config")
     return base.get("text_config") or base
 
 
-def _heads(text: dict[str, Any]) -> tuple[int, int, int]:
+def _heads(text: JsonObject) -> tuple[int, int, int]:
     """Query heads, key/value heads and head width, which the reference's blocks share with the language model."""
     heads = int(_entry(text, "num_attention_heads"))
     width = text.get("head_dim") or int(_entry(text, "hidden_size")) // heads
     return heads, int(text.get("num_key_value_heads") or heads), int(width)
 
 
-def _rope_base(text: dict[str, Any]) -> float:
+def _rope_base(text: JsonObject) -> float:
     """The language model's own, in the places where old and new configurations keep it."""
     for holder in (text, text.get("rope_parameters") or {}, text.get("rope_scaling") or {}):
         if holder.get("rope_theta"):
@@ -196,11 +199,11 @@ def _rope_base(text: dict[str, Any]) -> float:
     raise ValueError("The reference configuration's base_config has no 'rope_theta', which FuseDiT's image side takes.")
 
 
-def _positions(config: dict[str, Any]) -> str:
+def _positions(config: JsonObject) -> str:
     return str(config.get("pos_embed") or ROTARY)
 
 
-def _strategy(kind: str, config: dict[str, Any]) -> str:
+def _strategy(kind: str, config: JsonObject) -> str:
     if kind == "AdaFuseDiT":
         flags = ("use_timestep_adaptive_fusion", "use_layer_wise_fusion")
         by_time, by_depth = (bool(config.get(flag)) for flag in flags)
@@ -212,7 +215,7 @@ def _strategy(kind: str, config: dict[str, Any]) -> str:
     return "uniform" if config.get("use_norm_avg_fusion") else "penultimate"
 
 
-def _layers_read(strategy: str, config: dict[str, Any], text: dict[str, Any]) -> tuple[str | list[int], int]:
+def _layers_read(strategy: str, config: JsonObject, text: JsonObject) -> tuple[str | list[int], int]:
     """The choice of hidden states and their number.
 
     The reference's builder writes 1 for the uniform mean, although all layers are meant.
@@ -232,7 +235,7 @@ def _layers_read(strategy: str, config: dict[str, Any], text: dict[str, Any]) ->
     return list(range(num_layers + 1 - number, num_layers + 1)), number
 
 
-def _paired_layers(config: dict[str, Any], blocks: int, num_layers: int) -> list[int]:
+def _paired_layers(config: JsonObject, blocks: int, num_layers: int) -> list[int]:
     """FuseDiT's block b reads layer `initial_layers` + b."""
     first = int(config.get("initial_layers") or 0)
     layers = list(range(first, first + blocks))
@@ -248,7 +251,7 @@ def _paired_layers(config: dict[str, Any], blocks: int, num_layers: int) -> list
     return layers
 
 
-def _refuse_unsupported(kind: str, config: dict[str, Any], text: dict[str, Any]) -> None:
+def _refuse_unsupported(kind: str, config: JsonObject, text: JsonObject) -> None:
     """What the reference can be configured to do and no preset does, and our models do not."""
     attention = config.get("attention") or "cross"
     channels = config.get("in_channels") or 16
@@ -267,7 +270,7 @@ def _refuse_unsupported(kind: str, config: dict[str, Any], text: dict[str, Any])
             raise ValueError(f"The reference checkpoint was made with {what}, which our models do not do.")
 
 
-def _what_is_known(ours: Any, fused: bool) -> dict[str, Any]:
+def _what_is_known(ours: Any, fused: bool) -> JsonObject:
     """What a transformer alone tells of its language model's configuration."""
     known = {
         "num_attention_heads": ours.num_attention_heads,
@@ -281,7 +284,7 @@ def _what_is_known(ours: Any, fused: bool) -> dict[str, Any]:
     return known | ({"rope_theta": ours.rope_base} if fused else {"hidden_size": ours.text_channels})
 
 
-def _refuse_foreign(ours: Any, kind: str, base: dict[str, Any]) -> None:
+def _refuse_foreign(ours: Any, kind: str, base: JsonObject) -> None:
     """The reference's code takes these from the class or the language model and cannot be told otherwise."""
     heads = (ours.num_attention_heads, ours.num_key_value_heads, ours.attention_head_dim)
     comparisons = {
@@ -299,7 +302,7 @@ def _refuse_foreign(ours: Any, kind: str, base: dict[str, Any]) -> None:
             raise ValueError(f"The reference's {kind} cannot hold this model: {what} is {seen}, there it is {wanted}.")
 
 
-def _hidden_state_index(ours: Any, base: dict[str, Any], layers: list[int] | None) -> int:
+def _hidden_state_index(ours: Any, base: JsonObject, layers: list[int] | None) -> int:
     """Where a single layer lies, counted from the end of all hidden states."""
     if ours.num_text_layers > 1:
         return -1

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..io.files import JsonObject
+
 Weights = Literal["ema", "raw"]
 
 AVERAGED = ("ema.pt",)
@@ -29,7 +31,7 @@ class Checkpoint(NamedTuple):
     `file` holds the weights; `pipeline` is the folder of an exported pipeline with its other parts, or None.
     """
 
-    config: dict[str, Any]
+    config: JsonObject
     tensors: dict[str, Tensor]
     file: Path
     pipeline: Path | None
@@ -82,7 +84,7 @@ def find_raw_weights(folder: Path) -> Path:
     return _find_weights(folder, "raw")
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> JsonObject:
     """A JSON object.
 
     Raises:
@@ -111,7 +113,7 @@ def _find_weights(folder: Path, weights: Weights | None) -> Path:
     raise ValueError(f"{folder} holds no weights: it has none of {', '.join(names)}.")
 
 
-def _find_config(file: Path) -> dict[str, Any]:
+def _find_config(file: Path) -> JsonObject:
     for folder in (file.parent, file.parent.parent):
         if (folder / "config.json").is_file():
             config = read_json(folder / "config.json")

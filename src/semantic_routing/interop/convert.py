@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from ..io.files import whole_folder
-from ..models import MODELS, FuseDiTTransformer2DModel
+from ..io.files import JsonObject, whole_folder
+from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 from ..pipelines import SemanticRoutingPipeline
 from ..text import load_language_model, load_tokenizer
 from ..text.loading import resolve_model, silent
@@ -159,11 +159,11 @@ def _scheduler(pipeline: Path | None, shift: float | None) -> Any:
 
 def _assemble(
     checkpoint: Checkpoint,
-    transformer: Any,
+    transformer: DiffusionTransformer2DModel,
     language_model: dict[str, Tensor],
     scheduler: Any,
     parts: Parts,
-    options: dict[str, Any],
+    options: JsonObject,
 ) -> SemanticRoutingPipeline:
     folder = checkpoint.pipeline
     vae = _part(parts.vae, folder, "vae", "the autoencoder", "--vae")
@@ -203,7 +203,7 @@ def _load_text_encoder(name: str) -> Any:
     return load_language_model(name, AutoConfig.from_pretrained(name).get_text_config().dtype or torch.float32)
 
 
-def _load_language_model(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _load_language_model(config: JsonObject, tensors: dict[str, Tensor]) -> Any:
     """FuseDiT's language model from the checkpoint's own tensors."""
     if "model_type" not in config:
         raise ValueError(
@@ -247,14 +247,14 @@ def _text_of(pipeline: Path) -> Any:
     return AutoConfig.from_pretrained(name).get_text_config()
 
 
-def _layers_of(pipeline: Path, transformer: Any, text: Any) -> list[int]:
+def _layers_of(pipeline: Path, transformer: DiffusionTransformer2DModel, text: Any) -> list[int]:
     layers = read_json(pipeline / "model_index.json")["text_layers"]
     return list(transformer.prompt_encoder_class.resolve(layers, text))
 
 
-def _plain(text: Any) -> dict[str, Any]:
+def _plain(text: Any) -> JsonObject:
     """A configuration as JSON, with the rotary base also where the reference's version of the library looks for it."""
-    values: dict[str, Any] = json.loads(text.to_json_string(use_diff=False))
+    values: JsonObject = json.loads(text.to_json_string(use_diff=False))
     base = (values.get("rope_parameters") or {}).get("rope_theta")
     return values if base is None else {**values, "rope_theta": base}
 

@@ -7,12 +7,12 @@ parameters that all blocks share have no block axis there, and `adaln-zero`'s ou
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..models import FuseDiTTransformer2DModel
+from ..models import DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 
 LANGUAGE_MODEL_PREFIX = "llm."
 IMAGE_PREFIX = "dit."
@@ -71,12 +71,12 @@ class LayoutError(ValueError):
     """Tensors that do not fit the model that the configuration describes."""
 
 
-def places(transformer: Any) -> list[Place]:
+def places(transformer: DiffusionTransformer2DModel) -> list[Place]:
     """The place of every tensor of a transformer, which may be on the meta device."""
     return [_place(name, transformer) for name in transformer.state_dict()]
 
 
-def from_reference(tensors: Mapping[str, Tensor], transformer: Any) -> dict[str, Tensor]:
+def from_reference(tensors: Mapping[str, Tensor], transformer: DiffusionTransformer2DModel) -> dict[str, Tensor]:
     """A reference checkpoint's tensors under our names, bit by bit the same.
 
     Args:
@@ -103,7 +103,7 @@ def from_reference(tensors: Mapping[str, Tensor], transformer: Any) -> dict[str,
     return ours
 
 
-def to_reference(tensors: Mapping[str, Tensor], transformer: Any) -> dict[str, Tensor]:
+def to_reference(tensors: Mapping[str, Tensor], transformer: DiffusionTransformer2DModel) -> dict[str, Tensor]:
     """The inverse of `from_reference`.
 
     Raises:
@@ -121,7 +121,7 @@ def to_reference(tensors: Mapping[str, Tensor], transformer: Any) -> dict[str, T
     return reference
 
 
-def _place(name: str, transformer: Any) -> Place:
+def _place(name: str, transformer: DiffusionTransformer2DModel) -> Place:
     if name.startswith("fusion."):
         return _fusion_place(name, transformer)
     config = transformer.config
@@ -137,7 +137,7 @@ def _place(name: str, transformer: Any) -> Place:
     return Place(name, [prefix + reference], swapped=name.startswith("modulation_out.linear."))
 
 
-def _fusion_place(name: str, transformer: Any) -> Place:
+def _fusion_place(name: str, transformer: DiffusionTransformer2DModel) -> Place:
     """Fusion parameters: a vector of logits or a gate, for all blocks or one a block."""
     parameter = name.rpartition(".")[2]
     is_gate = parameter in _GATE_PARTS
@@ -154,7 +154,7 @@ def _swapped(tensor: Tensor) -> Tensor:
     return torch.cat(tensor.chunk(2)[::-1])
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], transformer: Any) -> None:
+def _check_shapes(tensors: Mapping[str, Tensor], transformer: DiffusionTransformer2DModel) -> None:
     for place in places(transformer):
         seen, wanted = tuple(tensors[place.name].shape), tuple(transformer.state_dict()[place.name].shape)
         if seen != wanted:

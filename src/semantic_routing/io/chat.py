@@ -1,23 +1,34 @@
-"""A client for OpenAI-compatible chat endpoints (vLLM and its like): many requests at once, with patience."""
+"""A client for OpenAI-compatible chat endpoints (vLLM and its like): many requests at once, with limits on each.
 
+`openai`'s client sends, retries and pauses. What is ours: requests run in a thread of their own, so that an interrupt
+ends them at once; a reply has a time limit as a whole and a size limit; and whatever is wrong with one reply is that
+request's error and nobody else's.
+"""
+
+import asyncio
 import base64
 import io
-import random
-import time
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import json
+from collections.abc import Coroutine, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import cached_property
+from threading import Thread
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx2
+import openai
 from PIL import Image
 
-Messages = list[dict[str, Any]]
+from .files import JsonObject
 
-# Statuses that may be gone on another try: timeouts, too many requests, and whatever goes wrong behind a gateway.
-_PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
-_FIRST_PAUSE = 0.5  # seconds, doubled at every further try
-_LONGEST_PAUSE = 60.0
+Messages = list[JsonObject]
+Result = TypeVar("Result")
+
+MAX_REPLY_BYTES = 16 * 2**20
+"""A chat reply has kilobytes; what is longer than this is no reply."""
+_SHOWN = 200
+"""Characters of a reply that an error message quotes."""
 
 
 class EndpointError(RuntimeError):
@@ -36,7 +47,7 @@ class Reply(NamedTuple):
     """What came back for a request: the endpoint's JSON, or why there is none."""
 
     key: Hashable
-    body: dict[str, Any] | None = None
+    body: JsonObject | None = None
     error: EndpointError | None = None
 
     def text(self) -> str:
@@ -59,7 +70,7 @@ class ChatClient:
         api_key: sent as a bearer token.
         workers: requests at a time.
         retries: tries after the first, where the failure may pass.
-        timeout: seconds for one try.
+        timeout: seconds for one try, until the whole reply is there.
 
     Raises:
         ValueError: the address is not one of http or https, or a number is out of range.
@@ -81,15 +92,12 @@ class ChatClient:
                 f"An endpoint needs at least 1 worker, 0 retries and a timeout above 0, "
                 f"not {workers}, {retries} and {timeout}."
             )
-        self.url = base_url.rstrip("/") + "/chat/completions"
+        self.url = base_url.rstrip("/")
         self.model = model
+        self.api_key = api_key
         self.workers = workers
         self.retries = retries
-        self._http = httpx2.Client(
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            timeout=timeout,
-            limits=httpx2.Limits(max_connections=workers),
-        )
+        self.timeout = timeout
 
     def __enter__(self) -> "ChatClient":
         return self
@@ -99,11 +107,45 @@ class ChatClient:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Closes the connections."""
-        self._http.close()
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Where requests run: an event loop in a thread of its own."""
+        loop = asyncio.new_event_loop()
 
-    def complete(self, messages: Messages, **options: Any) -> dict[str, Any]:
+        def run() -> None:
+            loop.run_forever()
+            loop.close()
+
+        Thread(target=run, name="chat", daemon=True).start()
+        return loop
+
+    @cached_property
+    def _client(self) -> openai.AsyncOpenAI:
+        http = _LimitedClient(
+            timeout=self.timeout, limits=httpx2.Limits(max_connections=self.workers), follow_redirects=True
+        )
+        # Some key must be given; `_complete` does not send this one.
+        return openai.AsyncOpenAI(
+            base_url=self.url, api_key=self.api_key or "none", max_retries=self.retries, http_client=http
+        )
+
+    def close(self) -> None:
+        """Ends what is under way and closes the connections."""
+        if "_loop" in self.__dict__:
+            self._submit(self._end()).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            del self._loop
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if "_client" in self.__dict__:
+            await self._client.close()
+            del self._client
+
+    def complete(self, messages: Messages, **options: Any) -> JsonObject:
         """One request, repeated after growing pauses while its failure may pass; returns the reply's JSON.
 
         Args:
@@ -113,51 +155,85 @@ class ChatClient:
         Raises:
             EndpointError: it failed for good.
         """
-        payload = {"model": self.model, "messages": messages, **options}
-        for attempt in range(self.retries + 1):
-            try:
-                response = self._http.post(self.url, json=payload)
-            except httpx2.TransportError as error:
-                reason, wanted_pause = f"{type(error).__name__}: {error}", None
-            else:
-                if response.is_success:
-                    return _parse(response)
-                reason = f"HTTP {response.status_code}: {response.text[:200].strip()}"
-                if response.status_code not in _PASSING:
-                    raise EndpointError(f"{self.url} refused the request: {reason}")
-                wanted_pause = _retry_after(response)
-            if attempt < self.retries:
-                time.sleep(_pause(attempt, wanted_pause))
-        raise EndpointError(f"{self.url} failed {self.retries + 1} times, the last time with {reason}")
+        return self._submit(self._complete(messages, options)).result()
 
     def map(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Sends requests, `workers` at a time, and yields replies as they come, failed ones with their error.
 
         Requests are taken from the iterable only as they are sent, so that it may be long and make images on its way.
         """
-        with ThreadPoolExecutor(self.workers) as pool:
-            running: set[Future[Reply]] = set()
-            try:
-                for request in requests:
-                    running.add(pool.submit(self._answer, request))
-                    if len(running) >= self.workers:
-                        done, running = wait(running, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                while running:
+        running: set[Future[Reply]] = set()
+        try:
+            for request in requests:
+                running.add(self._submit(self._answer(request)))
+                if len(running) >= self.workers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
-            finally:
-                for future in running:
-                    future.cancel()
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            for future in running:
+                future.cancel()
 
-    def _answer(self, request: Request) -> Reply:
+    def _submit(self, task: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(task, self._loop)
+
+    async def _answer(self, request: Request) -> Reply:
         try:
-            return Reply(request.key, self.complete(request.messages, **request.options))
+            return Reply(request.key, await self._complete(request.messages, request.options))
         except EndpointError as error:
             return Reply(request.key, error=error)
 
+    async def _complete(self, messages: Messages, options: Mapping[str, Any]) -> JsonObject:
+        payload = {"model": self.model, "messages": messages, **options}
+        headers = {} if self.api_key else {"Authorization": openai.omit}
+        try:
+            # The raw reply: endpoints send fields that the protocol does not know, and leave out others.
+            response = await self._client.post(
+                "/chat/completions", cast_to=httpx2.Response, body=payload, options={"headers": headers}
+            )
+            return _parse(response)
+        except openai.APIStatusError as error:
+            text = error.response.text[:_SHOWN].strip()
+            raise EndpointError(f"{self.url} refused the request: HTTP {error.status_code}: {text}") from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise EndpointError(
+                f"{self.url} failed {self.retries + 1} times, the last time with {type(cause).__name__}: {cause}"
+            ) from error
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
+            raise EndpointError(f"{self.url}: {type(error).__name__}: {str(error)[:_SHOWN]}") from error
 
-def user_message(text: str, *images: Image.Image, image_format: str = "PNG") -> dict[str, Any]:
+
+class _LimitedClient(httpx2.AsyncClient):
+    """Reads whole replies, within a time limit for all of it and a limit of bytes after decompression."""
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """The reply, read to its end; failures are those that `openai` takes for passing ones."""
+        limit = self.timeout.read
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limit):
+                response = await super().send(request, stream=True, **options)
+                try:
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
+                        if len(body) > MAX_REPLY_BYTES:
+                            raise httpx2.ReadError(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout(f"no whole reply within {limit:g} s") from error
+        headers = [
+            (name, value)
+            for name, value in response.headers.raw
+            if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
+        ]
+        return httpx2.Response(response.status_code, headers=headers, content=bytes(body), request=request)
+
+
+def user_message(text: str, *images: Image.Image, image_format: str = "PNG") -> JsonObject:
     """A user's message of images, then text; images travel inside it."""
     parts: Messages = [{"type": "image_url", "image_url": {"url": image_url(image, image_format)}} for image in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
@@ -170,7 +246,7 @@ def image_url(image: Image.Image, image_format: str = "PNG", **options: Any) -> 
     return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def reply_text(body: dict[str, Any]) -> str:
+def reply_text(body: JsonObject) -> str:
     """The text of a reply's first choice.
 
     Raises:
@@ -179,9 +255,9 @@ def reply_text(body: dict[str, Any]) -> str:
     try:
         text = body["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
-        raise EndpointError(f"The reply has no message: {str(body)[:200]}") from error
+        raise EndpointError(f"The reply has no message: {str(body)[:_SHOWN]}") from error
     if not isinstance(text, str) or not text.strip():
-        raise EndpointError(f"The reply's message has no text: {str(body)[:200]}")
+        raise EndpointError(f"The reply's message has no text: {str(body)[:_SHOWN]}")
     return text.strip()
 
 
@@ -193,23 +269,17 @@ def _is_address(url: str) -> bool:
     return address.scheme in ("http", "https") and bool(address.host)
 
 
-def _parse(response: httpx2.Response) -> dict[str, Any]:
+def _parse(response: httpx2.Response) -> JsonObject:
+    """The reply's JSON object, every text of which can be written to a file.
+
+    Raises:
+        EndpointError: it is none.
+    """
     try:
-        body = response.json()
-    except ValueError as error:
-        raise EndpointError(f"The reply is not JSON: {response.text[:200]}") from error
+        body = json.loads(response.content)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise EndpointError(f"The reply is not JSON ({type(error).__name__}): {response.text[:_SHOWN]!r}") from error
     if not isinstance(body, dict):
-        raise EndpointError(f"The reply is {type(body).__name__}, not an object: {response.text[:200]}")
+        raise EndpointError(f"The reply is {type(body).__name__}, not an object: {response.text[:_SHOWN]}")
     return body
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds that the endpoint asks to wait; a date, its rarer form, is not understood."""
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
-
-
-def _pause(attempt: int, wanted: float | None) -> float:
-    """Seconds before the next try, spread so that many workers do not come back at once."""
-    growing = _FIRST_PAUSE * 2.0**attempt * random.uniform(0.5, 1.5)
-    return min(max(growing, wanted or 0.0), _LONGEST_PAUSE)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .files import JsonObject
 from .messages import brief
 from .resources import resource
 from .strict_yaml import parse_yaml
@@ -21,7 +22,7 @@ class WrittenConfig(NamedTuple):
     """What the user wrote, put together but not checked; files named in `imports` are absolute."""
 
     path: Path
-    values: dict[str, Any]
+    values: JsonObject
 
 
 def find_config(name: str, folder: Path | None = None) -> Path:
@@ -67,7 +68,7 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> WrittenConfig:
     return WrittenConfig(path, values)
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> JsonObject:
     """A YAML mapping, merged over what it `extends`: a path relative to the file itself, or a preset."""
     if path.resolve() in seen:
         raise ValueError(f"{path} extends itself, by way of {seen[-1]}.")
@@ -94,7 +95,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _merge(below, values)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path) -> JsonObject:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -114,7 +115,7 @@ def _absolute(imports: Any, folder: Path) -> Any:
     ]
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: JsonObject, over: JsonObject) -> JsonObject:
     """`over` on top of `base`, key by key; a data source replaces the other whole, since its keys belong together."""
     merged = dict(base)
     for key, value in over.items():
@@ -123,7 +124,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _set(values: dict[str, Any], path: list[str], value: Any, override: str) -> None:
+def _set(values: JsonObject, path: list[str], value: Any, override: str) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

@@ -11,6 +11,9 @@ from typing import Any
 
 PARTIAL = ".partial"
 
+JsonObject = dict[str, Any]
+"""A JSON object as Python has it: values are whatever JSON can hold."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

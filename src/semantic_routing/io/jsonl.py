@@ -6,26 +6,26 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from .files import sha256, write_text
+from .files import JsonObject, sha256, write_text
 
 
-def to_line(record: dict[str, Any]) -> str:
+def to_line(record: JsonObject) -> str:
     """One record as one line."""
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+def write_lines(path: Path, records: Iterable[JsonObject]) -> Path:
     """Writes records, whole or not at all."""
     return write_text(path, "".join(map(to_line, records)))
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
+def append_line(path: Path, record: JsonObject) -> None:
     """Appends one record."""
     with path.open("a", encoding="utf-8") as file:
         file.write(to_line(record))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The records of a file that is appended to, without lines that are not whole; none where there is no file."""
     if not path.is_file():
         return []
@@ -58,11 +58,11 @@ class Ledger:
             with path.open("ab") as file:
                 file.write(b"\n")
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, key: str) -> JsonObject | None:
         """The entry of `key`, or None."""
         return self._entries.get(key)
 
-    def add(self, key: str, entry: dict[str, Any]) -> None:
+    def add(self, key: str, entry: JsonObject) -> None:
         """Keeps an entry; a later one of the same key replaces it. Safe to use from several threads."""
         with self._lock:
             self._entries[key] = {"key": key, **entry}

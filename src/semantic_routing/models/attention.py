@@ -142,16 +142,33 @@ class CrossAttention(Attention):
     def forward(
         self,
         x: Float[Tensor, "batch tokens channels"],
-        text: Float[Tensor, "real_tokens source_channels"] | KeyValue,
+        text: Float[Tensor, "roles heads real_tokens source_channels"] | KeyValue,
         tokens: TextTokens,
     ) -> Tensor:
         """`batch tokens channels` in and out; `text` is the block's context, or its keys and values made before."""
         key, value = text if isinstance(text, KeyValue) else self.text_key_value(text, tokens)
         return self.to_out(self.processor(self.query(x), key, value, tokens.mask).flatten(2))
 
-    def text_key_value(self, context: Float[Tensor, "real_tokens source_channels"], tokens: TextTokens) -> KeyValue:
-        """Keys and values of real tokens, padded for attention."""
-        key, value = (tokens.pad(packed[0]) for packed in self.key_value(context[None]))
+    def text_key_value(
+        self, context: Float[Tensor, "roles heads real_tokens source_channels"], tokens: TextTokens
+    ) -> KeyValue:
+        """Keys and values of real tokens, padded for attention.
+
+        Keys are made of the first role's context and values of the last's, which are one where there is one. Where each
+        key/value head reads a context of its own, all heads are made of all contexts and each head keeps its own, so
+        that whatever adapts the projections counts.
+        """
+        key, value = (
+            self._own_heads(self._split_heads(project(source)))
+            for project, source in ((self.to_k, context[0]), (self.to_v, context[-1]))
+        )
+        key, value = tokens.pad(self.norm_k(key)), tokens.pad(value)
         if tokens.blank is not None:  # equal scores, so that attention is even
             key = key.masked_fill(tokens.blank[:, None, None, None], 0)
         return KeyValue(key, value)
+
+    def _own_heads(
+        self, heads: Float[Tensor, "readers real_tokens heads head_channels"]
+    ) -> Float[Tensor, "real_tokens heads head_channels"]:
+        """Of each head what was made of its own context."""
+        return heads[0] if len(heads) == 1 else heads.diagonal(dim1=0, dim2=2).transpose(1, 2)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..text import TextEncoder
 from .attention import KeyValue, RMSNorm
 from .rotary import rotary_2d
-from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation
+from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation, TimeSignal
 from .tokens import TextTokens
 
 POSITION_TABLE_SIZE = 64
@@ -26,7 +26,7 @@ POSITION_EMBEDDINGS = ("rope", "sincos", "rope+sincos")
 
 
 class TextContext(NamedTuple):
-    """What each block reads of the text: its context without padding, or the keys and values made from it."""
+    """What each block reads of the text: `roles heads real_tokens channels`, or the keys and values made from it."""
 
     blocks: list[Tensor] | list[KeyValue]
     tokens: TextTokens
@@ -159,6 +159,10 @@ class DiffusionTransformer2DModel(
         """What all blocks read of the prompts; see the subclass."""
         raise NotImplementedError
 
+    def auxiliary_loss(self) -> Float[Tensor, " batch"] | None:
+        """What the last forward pass adds to each example's loss in training; None for nothing."""
+        return None
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -181,23 +185,35 @@ class DiffusionTransformer2DModel(
             attention_kwargs: `{"scale": s}` sets the strength of LoRA adapters.
             return_dict: return a `Transformer2DModelOutput`, else a tuple.
         """
-        height, width = (self._in_patches(size) for size in hidden_states.shape[-2:])
         if text_context is None:
             if encoder_hidden_states is None:
                 raise ValueError("Pass either encoder_hidden_states or text_context; both are None.")
             prepared = self.prepare_text(encoder_hidden_states, encoder_attention_mask)
             text_context = self.text_context(prepared, timestep)
-
+        rows, columns = (self._in_patches(size) for size in hidden_states.shape[-2:])
         # Patches come channels first in memory. Every layer after would have to read across it, and compiled for a CPU
         # the blocks' gradients were wrong (torch 2.13).
         x = self.patch_embed(hidden_states).contiguous()
         signal = self.time_embedder(timestep, x.dtype)
+        x = self._run_blocks(x, text_context, signal, (rows, columns))
+        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
+        patch = self.config.patch_size
+        sample = rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=patch, q=patch)
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+
+    def _run_blocks(
+        self,
+        x: Float[Tensor, "batch tokens channels"],
+        text_context: TextContext | ContextOfState,
+        signal: TimeSignal,
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "batch tokens channels"]:
+        """Image tokens, in raster order of `grid`, through all blocks."""
         if signal.tokens is not None:
             x = x + signal.tokens
         rotary = None
         if "rope" in self.config.position_embedding:
-            rotary = rotary_2d(height, width, self.config.attention_head_dim, self.config.rope_base, x.device)
-
+            rotary = rotary_2d(*grid, self.config.attention_head_dim, self.config.rope_base, x.device)
         for number, block in enumerate(self.blocks):
             state = block.state(x, signal.blocks) if "state" in self.varies_with else None
             text = text_context.of_block(number, state)
@@ -206,17 +222,7 @@ class DiffusionTransformer2DModel(
                 x = self._gradient_checkpointing_func(block, *inputs)
             else:
                 x = block(*inputs)
-
-        x = self.proj_out(self.modulation_out(signal.output)[0].modulate(self.norm_out(x)))
-        sample = rearrange(
-            x,
-            "b (h w) (p q c) -> b c (h p) (w q)",
-            h=height,
-            w=width,
-            p=self.config.patch_size,
-            q=self.config.patch_size,
-        )
-        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
+        return x
 
     def _in_patches(self, size: int) -> int:
         patches, rest = divmod(size, self.config.patch_size)

@@ -33,7 +33,7 @@ class RoutedBlock(nn.Module):
 
     Args:
         channels: width of the residual stream.
-        text_channels: width of the context.
+        text_channels: width of the context that is read.
         num_heads: query heads.
         num_key_value_heads: divides `num_heads`.
         head_channels: width of a head.
@@ -67,7 +67,9 @@ class RoutedBlock(nn.Module):
             RMSNorm(channels, norm_eps) if sandwich_norm else nn.Identity() for _ in range(3)
         )
 
-    def key_value(self, context: Float[Tensor, "real_tokens text_channels"], tokens: TextTokens) -> KeyValue:
+    def key_value(
+        self, context: Float[Tensor, "roles heads real_tokens text_channels"], tokens: TextTokens
+    ) -> KeyValue:
         """Keys and values of the block's context, for `forward` to use in every step."""
         return self.cross_attention.text_key_value(context, tokens)
 
@@ -81,7 +83,7 @@ class RoutedBlock(nn.Module):
     def forward(
         self,
         hidden_states: Float[Tensor, "batch tokens channels"],
-        text: Float[Tensor, "real_tokens text_channels"] | KeyValue,
+        text: Float[Tensor, "roles heads real_tokens text_channels"] | KeyValue,
         tokens: TextTokens,
         rotary: Rotary | None,
         time_signal: Tensor | None,

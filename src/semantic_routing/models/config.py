@@ -21,6 +21,9 @@ class ModelConfig(Section):
         None, description="fusion strategy of a routed model; other kinds have none"
     )
     fusion_options: dict[str, Any] = Field({}, description="options of the fusion strategy, by name")
+    context_channels: PositiveInt | None = Field(
+        None, le=1_000_000, description="channels of what blocks read of the text; None is those of the text encoder"
+    )
     num_blocks: PositiveInt = Field(24, le=1000, description="transformer blocks")
     num_attention_heads: PositiveInt = Field(32, le=1024, description="query heads of an attention")
     num_key_value_heads: PositiveInt = Field(
@@ -54,21 +57,17 @@ class ModelConfig(Section):
     def _strategy_goes_with_kind(self) -> "ModelConfig":
         if self.kind == "routed" and self.strategy is None:
             raise ValueError(f"model.strategy: this key is missing; expected one of {', '.join(FUSIONS)}")
-        if self.kind != "routed" and (self.strategy is not None or self.fusion_options):
+        if self.kind != "routed" and (self.strategy is not None or self.fusion_options or self.context_channels):
             raise ValueError(
                 f"model.kind {self.kind} has no fusion: leave out model.strategy, here {self.strategy!r}, "
-                "and model.fusion_options"
+                "model.fusion_options and model.context_channels"
             )
         return self
 
     def arguments(self) -> dict[str, Any]:
         """What the transformer's class takes of this section."""
-        left_out = {"kind"}
-        if self.strategy is None:
-            left_out.add("strategy")
-        if not self.fusion_options:
-            left_out.add("fusion_options")
-        return self.model_dump(exclude=left_out)
+        optional = ("strategy", "fusion_options", "context_channels")
+        return self.model_dump(exclude={"kind", *(key for key in optional if not getattr(self, key))})
 
 
 class VAEConfig(Section):

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModel
 
 from ..fusion import TextFusion
+from .backbone import DiffusionTransformer2DModel
 
 ATTENTION = "attention products"
 LANGUAGE_MODEL = "language model"
@@ -48,7 +49,7 @@ class Sampling(NamedTuple):
 PAPER_SAMPLING = Sampling()
 
 
-def count_parameters(transformer: Any) -> dict[str, int]:
+def count_parameters(transformer: DiffusionTransformer2DModel) -> dict[str, int]:
     """Parameters by component."""
     counts: Counter[str] = Counter()
     for name, parameter in transformer.named_parameters():
@@ -56,7 +57,9 @@ def count_parameters(transformer: Any) -> dict[str, int]:
     return _in_order(counts)
 
 
-def count_forward(transformer: Any, rows: int, latent_size: int, text_tokens: int) -> dict[str, int]:
+def count_forward(
+    transformer: DiffusionTransformer2DModel, rows: int, latent_size: int, text_tokens: int
+) -> dict[str, int]:
     """FLOPs of one forward pass by component, all text work included: what a training step does, without backward.
 
     Args:
@@ -72,7 +75,7 @@ def count_forward(transformer: Any, rows: int, latent_size: int, text_tokens: in
     return _in_order(_count_transformer(transformer, forward, rows, latent_size, text_tokens))
 
 
-def count_sampling(transformer: Any, sampling: Sampling) -> dict[str, int]:
+def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling) -> dict[str, int]:
     """FLOPs of the transformer by component in a whole run of our sampler, which repeats only what depends on time."""
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
@@ -112,7 +115,10 @@ def count_language_model(config: Any, rows: int, text_tokens: int, layers: int |
 
 
 def count_as_paper(
-    transformer: Any, language_model: Any, layers: int | None = None, sampling: Sampling = PAPER_SAMPLING
+    transformer: DiffusionTransformer2DModel,
+    language_model: Any,
+    layers: int | None = None,
+    sampling: Sampling = PAPER_SAMPLING,
 ) -> dict[str, int]:
     """FLOPs in the convention that gives the numbers of the paper's table 4.
 
@@ -132,7 +138,7 @@ def count_as_paper(
 
 
 def _count_transformer(
-    transformer: Any, run: Callable[..., None], rows: int, latent_size: int, text_tokens: int
+    transformer: DiffusionTransformer2DModel, run: Callable[..., None], rows: int, latent_size: int, text_tokens: int
 ) -> Counter[str]:
     """Runs a copy without data, of the same configuration, and sorts what was counted."""
     config = transformer.config

@@ -1,5 +1,6 @@
 """The diffusion transformer with semantic routing (paper, sections 3 and 4.1)."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion
+from ..fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion, fuse_with_gains
 from ..io.registry import source_of
 from .attention import KeyValue, RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
@@ -42,9 +43,8 @@ class StateContext(NamedTuple):
     tokens: TextTokens
 
     def of_block(self, number: int, state: Tensor | None) -> Tensor | KeyValue:
-        """The context of block `number`, without padding."""
-        fused = self.transformer.fusion(self.prepared, Moment(self.timestep, state, number))
-        return self.transformer.context_embedder(self.tokens.pack(fused))[0]
+        """The context of block `number`, without padding: `roles heads real_tokens channels`."""
+        return self.transformer.contexts(self.prepared, Moment(self.timestep, state, number), self.tokens)[0]
 
     def rows(self, index: Int[Tensor, " rows"]) -> "StateContext":
         """Of the prompts at `index`, which may repeat."""
@@ -62,6 +62,8 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         fusion_options: options of the strategy.
         fusion_source: where the strategy is defined, for the error message of a program that has not imported it; it
             is filled in when the model is made.
+        context_channels: width of what blocks read, which the context embedder makes; None is that of the language
+            model. It is the dial that gives models of different strategies equally many parameters.
         num_text_layers: language-model layers in the hidden states.
         text_channels: width of the language model.
         num_blocks: blocks.
@@ -113,19 +115,20 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         norm_eps: float = 1e-6,
         fusion_options: dict[str, Any] | None = None,
         fusion_source: str | None = None,
+        context_channels: int | None = None,
     ) -> None:
         super().__init__()
         check_sizes(self.config)
         self._add_input()
+        width = context_channels or text_channels
         self.blocks = nn.ModuleList(
-            RoutedBlock(text_channels=text_channels, **self._block_options()) for _ in range(num_blocks)
+            RoutedBlock(text_channels=width, **self._block_options()) for _ in range(num_blocks)
         )
         self._add_output()
-        sizes = FusionSizes(num_text_layers, num_blocks, text_channels, hidden_size)
         # Whatever the fusion draws, the context embedder starts the same.
         with torch.random.fork_rng(devices=[]):
-            self.fusion = find_fusion(strategy, fusion_source)(sizes, **fusion_options or {})
-        self.context_embedder = ContextEmbedder(self.fusion.out_channels, text_channels, norm_eps)
+            self.fusion = find_fusion(strategy, fusion_source)(fusion_sizes(self.config), **fusion_options or {})
+        self.context_embedder = ContextEmbedder(self.fusion.out_channels, width, norm_eps)
         self.register_to_config(fusion_source=source_of(type(self.fusion)))
 
     @classmethod
@@ -161,9 +164,9 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         """
         if "state" in self.varies_with:
             return self.state_context(prepared, timestep)
-        fused = self.fusion(prepared, Moment(timestep))
-        tokens = TextTokens.of(prepared.mask, fused.shape[1], fused.shape[2], prepared.blank)
-        contexts = list(self.context_embedder(tokens.pack(fused)).expand(len(self.blocks), -1, -1))
+        tokens = _tokens_of(prepared)
+        every = self.contexts(prepared, Moment(timestep), tokens)
+        contexts = list(every.expand(len(self.blocks), *every.shape[1:]))
         if not cache:
             return TextContext(contexts, tokens)
         blocks = (block for block in self.blocks if isinstance(block, RoutedBlock))
@@ -172,13 +175,38 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
 
     def state_context(self, prepared: Prepared, timestep: Float[Tensor, " #batch"]) -> StateContext:
         """The same for a fusion that reads the image, which makes each block's context in the step."""
-        tokens = TextTokens.of(prepared.mask, len(prepared.features), prepared.features.shape[2], prepared.blank)
-        return StateContext(self, prepared, timestep, tokens)
+        return StateContext(self, prepared, timestep, _tokens_of(prepared))
+
+    def contexts(
+        self, prepared: Prepared, moment: Moment, tokens: TextTokens
+    ) -> Float[Tensor, "blocks roles heads real_tokens context_channels"]:
+        """What blocks read: of all, of `moment.block` alone, or one for all."""
+        fused = self.context_embedder(tokens.pack(fuse_with_gains(self.fusion, prepared, moment)))
+        return fused.unflatten(0, (-1, *self.fusion.readers))
+
+    def auxiliary_loss(self) -> Float[Tensor, " batch"] | None:
+        """What the fusion adds to each example's loss; see `TextFusion.auxiliary_loss`."""
+        return self.fusion.auxiliary_loss()
 
     def _fix_state_dict_keys_on_load(self, state_dict: dict[str, Tensor]) -> None:
         """Renames what version 0.1 saved."""
         for name in list(state_dict):
             state_dict[current_name(name)] = state_dict.pop(name)
+
+
+def _tokens_of(prepared: Prepared) -> TextTokens:
+    return TextTokens.of(prepared.mask, len(prepared.features), prepared.features.shape[2], prepared.blank)
+
+
+def fusion_sizes(config: Mapping[str, Any]) -> FusionSizes:
+    """What the fusion of a transformer with this configuration is built for."""
+    return FusionSizes(
+        config["num_text_layers"],
+        config["num_blocks"],
+        config["text_channels"],
+        config["hidden_size"],
+        config["num_key_value_heads"],
+    )
 
 
 def current_name(name: str) -> str:

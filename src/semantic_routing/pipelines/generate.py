@@ -7,6 +7,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ..fusion import LayerGains
 from ..io.resources import DEMO
 from .loading import load_pipeline
 
@@ -29,6 +30,7 @@ def generate_files(
     batch_size: int = 8,
     dtype: str = "float32",
     device: str | None = None,
+    layer_gains: LayerGains | None = None,
 ) -> list[Path]:
     """Writes `00000-0.png` (prompt 0, image 0) and so on, and `grid.png` with a row a prompt; returns the images.
 
@@ -47,6 +49,7 @@ def generate_files(
         batch_size: prompts at a time.
         dtype: of the weights.
         device: None is cuda where there is one.
+        layer_gains: factors of language-model layers, see `fusion.LayerGains`.
 
     Raises:
         ValueError: there is no prompt, or the pipeline cannot be loaded.
@@ -67,6 +70,7 @@ def generate_files(
             num_inference_steps=steps,
             guidance_scale=guidance,
             num_images_per_prompt=images_per_prompt,
+            layer_gains=layer_gains,
             generator=[torch.Generator().manual_seed(seed + i) for _ in batch for i in range(images_per_prompt)],
             return_dict=False,
         )[0]

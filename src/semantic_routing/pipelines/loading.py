@@ -2,7 +2,7 @@
 
 import torch
 
-from ..io.resources import DEMO, resolve_pipeline
+from ..io.resources import DEMO
 from .semantic_routing import SemanticRoutingPipeline
 
 
@@ -21,7 +21,7 @@ def load_pipeline(
         OSError: there is no such folder or hub name.
     """
     target = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    pipeline = SemanticRoutingPipeline.from_pretrained(resolve_pipeline(name or DEMO), dtype=getattr(torch, dtype))
+    pipeline = SemanticRoutingPipeline.from_pretrained(name or DEMO, dtype=getattr(torch, dtype))
     return pipeline.to(target)
 
 

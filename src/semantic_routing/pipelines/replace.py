@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from ..fusion import FUSIONS, FusionSizes, TextFusion
-from ..models.transformer import ContextEmbedder
+from ..fusion import FUSIONS, TextFusion
+from ..models.transformer import ContextEmbedder, fusion_sizes
 from .semantic_routing import SemanticRoutingPipeline
 
 
@@ -33,7 +33,8 @@ def replace_fusion(
     for name, child in transformer.named_children():
         setattr(other, name, child)
     if fusion.out_channels != transformer.fusion.out_channels:
-        embedder = ContextEmbedder(fusion.out_channels, own["text_channels"], own["norm_eps"])
+        width = transformer.context_embedder.linear.out_features
+        embedder = ContextEmbedder(fusion.out_channels, width, own["norm_eps"])
         other.context_embedder = embedder.to(transformer.device, transformer.dtype)
     other.fusion = fusion.to(transformer.device)
     components = pipeline.components | {"transformer": other.eval()}
@@ -55,6 +56,5 @@ def with_strategy(
     config, options = transformer.config, fusion_options or {}
     everything = type(pipeline.prompt_encoder).resolve("all", pipeline.text_encoder.config)
     layers = type(transformer).layers_read(everything, config.num_blocks, strategy, options)
-    sizes = FusionSizes(len(layers), config.num_blocks, config.text_channels, config.hidden_size)
-    fusion = FUSIONS.find(strategy)(sizes, **options)
+    fusion = FUSIONS.find(strategy)(fusion_sizes({**config, "num_text_layers": len(layers)}), **options)
     return replace_fusion(pipeline, fusion, layers, strategy=strategy, fusion_options=options, fusion_source=None)

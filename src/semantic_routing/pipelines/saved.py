@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import yaml
 from safetensors import safe_open
 
-from ..fusion import FusionSizes, TextFusion
+from ..fusion import TextFusion
 from ..io.files import read_json
 from ..io.resources import resolve_pipeline
-from ..models.transformer import current_name, find_fusion
+from ..models.transformer import current_name, find_fusion, fusion_sizes
 
 PREFIX = "fusion."
 
@@ -82,10 +82,9 @@ def load_fusion(files: PipelineFiles) -> TextFusion:
     config = files.transformer
     if files.strategy is None:
         raise ValueError(f"The transformer in {files.folder} has no fusion.")
-    sizes = FusionSizes(
-        config["num_text_layers"], config["num_blocks"], config.get("text_channels"), config.get("hidden_size")
+    fusion = find_fusion(files.strategy, config.get("fusion_source"))(
+        fusion_sizes(config), **config.get("fusion_options") or {}
     )
-    fusion = find_fusion(files.strategy, config.get("fusion_source"))(sizes, **config.get("fusion_options") or {})
     tensors = {}
     for path in sorted((files.folder / "transformer").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

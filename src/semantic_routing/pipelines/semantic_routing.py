@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..flow import guide, velocity
+from ..fusion import LayerGains, gains_of
 from ..fusion.timestep_map import GateTime, TimestepMap
 from ..io.resources import resolve_pipeline
-from ..models import DiffusionTransformer2DModel, TextContext
+from ..models import DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel, TextContext
 from ..models.backbone import ContextOfState
 from ..models.latents import LatentCodec
 from ..text import TextEncoder, load_language_model, load_tokenizer
@@ -148,6 +149,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Float[Tensor, "images channels latent_height latent_width"] | None = None,
         timestep_map: GateTime | None = None,
+        layer_gains: LayerGains | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -169,6 +171,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             latents: the starting noise, in place of a generator's.
             timestep_map: the time that the fusion sees at each timestep, e.g. the paper's eq. 11; None is the
                 pipeline's own map, where one was saved with it.
+            layer_gains: factors of language-model layers by their numbers, such as {3: 0, 5: 2}, in every block or in
+                one, see `fusion.LayerGains`; a token's context stays as large as without them.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: return an `ImagePipelineOutput`, else a tuple.
             callback_on_step_end: called with (pipeline, step, timestep, tensors) and may return changed tensors.
@@ -182,6 +186,7 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         if guidance_scale is None:
             guidance_scale = self.config.default_guidance_scale
         self._check_options(num_inference_steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        gains = self._gains(layer_gains)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = self._negatives(negative_prompt, len(prompts))
         num_images = len(prompts) * num_images_per_prompt
@@ -195,6 +200,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         rows = torch.tensor([distinct.index(text) for text in texts], device=device)
         features = self.prompt_encoder(distinct).to(device, self.transformer.dtype)
         prepared = self.transformer.prepare_text(*features, reused=True)
+        if gains is not None:
+            prepared = prepared._replace(gains=gains.to(device))
         latents = self._prepare_latents(shape, latents, generator, device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         context: TextContext | ContextOfState | None = None
@@ -238,6 +245,13 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             if name not in self._callback_tensor_inputs:
                 known = ", ".join(self._callback_tensor_inputs)
                 raise ValueError(f"A callback cannot be given {name!r}: expected one of {known}.")
+
+    def _gains(self, layer_gains: LayerGains | None) -> Float[Tensor, "blocks layers"] | None:
+        if layer_gains is None:
+            return None
+        if not isinstance(self.transformer, SemanticRoutingTransformer2DModel):
+            raise ValueError("layer_gains set how much a fusion takes of each layer, and this transformer has none.")
+        return gains_of(layer_gains, self.prompt_encoder.layers, self.transformer.config.num_blocks)
 
     def _negatives(self, negative_prompt: str | list[str] | None, count: int) -> list[str]:
         if negative_prompt is None or isinstance(negative_prompt, str):

@@ -107,8 +107,8 @@ def label_cells(axes: Axes, axis: str, labels: Sequence[Any], most: int = 12) ->
 
 
 def signed(number: float, digits: int) -> str:
-    """A number with its sign, a minus being a minus and not a hyphen."""
-    return f"{number:+.{digits}f}".replace("-", "−")
+    """A number with its sign, a minus being a minus and not a hyphen; what rounds to 0 is +0."""
+    return f"{number:+z.{digits}f}".replace("-", "−")
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:

@@ -1,26 +1,33 @@
 """Self-contained HTML pages: a title, sections of text, pictures and tables, nothing fetched from anywhere."""
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1, h2 { line-height: 1.2; } figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: 0.9rem; }
-img { max-width: 100%; } img.pixels { image-rendering: pixelated; margin-right: 4px; }
-pre { background: #f4f4f4; padding: 0.8rem; }
-table { border-collapse: collapse; } td:has(img) { white-space: nowrap; }
-th, td { padding: 0.3rem 0.8rem; border-bottom: 1px solid #ddd; text-align: left; }
-"""
+import jinja2
+
+from ..io.files import write_text
+from .table import Table
+
+_TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def _inline(path: Path, text: str, width: int | None = None) -> str:
-    """A PNG as part of the page itself."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    size = f' class="pixels" width="{width}"' if width else ""
-    return f'<img{size} alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
+class Picture(NamedTuple):
+    """A PNG as part of the page itself: its data address, its text, and its width in pixels or in inches."""
+
+    data: str
+    text: str
+    width: int | None = None
+    inches: float | None = None
+
+
+class Gallery(NamedTuple):
+    """Rows of a text and columns of pictures."""
+
+    header: Sequence[str]
+    rows: list[tuple[str, list[list[Picture]]]]
 
 
 @dataclass
@@ -28,47 +35,43 @@ class Page:
     """A page that grows from top to bottom and is written at once."""
 
     title: str
-    parts: list[str] = field(default_factory=list)
+    parts: list[tuple[str, str | Picture | Gallery | Table]] = field(default_factory=list)
 
     def heading(self, text: str) -> None:
         """Starts a section."""
-        self.parts.append(f"<h2>{html.escape(text)}</h2>")
+        self.parts.append(("heading", text))
 
     def text(self, text: str) -> None:
         """A paragraph."""
-        self.parts.append(f"<p>{html.escape(text)}</p>")
+        self.parts.append(("text", text))
 
     def code(self, text: str) -> None:
         """Commands or other text of fixed width."""
-        self.parts.append(f"<pre>{html.escape(text)}</pre>")
+        self.parts.append(("code", text))
 
     def image(self, path: Path, caption: str, inches: float | None = None) -> None:
         """A PNG, copied into the page, no wider than `inches`."""
-        style = f' style="max-width: {inches:g}in"' if inches else ""
-        caption_html = f"<figcaption>{html.escape(caption)}</figcaption>"
-        self.parts.append(f"<figure{style}>{_inline(path, caption)}{caption_html}</figure>")
+        self.parts.append(("image", _picture(path, caption, inches=inches)))
 
     def gallery(self, header: Sequence[str], rows: Mapping[str, Sequence[Sequence[Path]]], width: int) -> None:
         """A row of pictures for each text, in columns of several, all enlarged to `width` pixels without smoothing."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = ""
-        for text, columns in rows.items():
-            cells = ("".join(_inline(path, text, width) for path in column) for column in columns)
-            body += f"<tr><td>{html.escape(text)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
+        pictures = [
+            (text, [[_picture(path, text, width) for path in column] for column in columns])
+            for text, columns in rows.items()
+        ]
+        self.parts.append(("gallery", Gallery(header, pictures)))
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table of texts and numbers."""
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-        self.parts.append(f"<table><tr>{head}</tr>{body}</table>")
+    def table(self, table: Table) -> None:
+        """A table, with its caption below it."""
+        self.parts.append(("table", table))
 
     def write(self, path: Path) -> Path:
         """Writes the page and returns its path."""
-        title = html.escape(self.title)
-        path.write_text(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-            f"<h1>{title}</h1>{''.join(self.parts)}</html>",
-            encoding="utf-8",
-        )
-        return path
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        return write_text(path, template.render(title=self.title, parts=self.parts))
+
+
+def _picture(path: Path, text: str, width: int | None = None, inches: float | None = None) -> Picture:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return Picture(f"data:image/png;base64,{data}", text, width, inches)

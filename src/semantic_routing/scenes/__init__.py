@@ -5,32 +5,45 @@ picture = render(sample.scene, 64)
 assert all(judge(picture, sample.claims))
 """
 
-from .claims import Background, Claim, Compare, Count, Description, Every, Related, claim_from_dict
+from .claims import Background, Claim, Compare, Count, Description, Every, Ordinal, Related, claim_from_dict
 from .detector import detect, judge
+from .edits import EDIT_KINDS, Edit, edits
 from .grammar import SKILLS
+from .grammar_hard import HARD_SKILLS
+from .oracle import ORACLE_FIELDS, oracle_tokens
+from .pool import CaptionPool
 from .render import render
-from .stream import SceneSample, held_out_prompts, sample_scene
+from .stream import SceneSample, Spacing, held_out_prompts, sample_scene
 from .world import BACKGROUNDS, COLORS, SHAPES, Scene, SceneObject
 
 __all__ = [
     "BACKGROUNDS",
     "COLORS",
+    "EDIT_KINDS",
+    "HARD_SKILLS",
+    "ORACLE_FIELDS",
     "SHAPES",
     "SKILLS",
     "Background",
+    "CaptionPool",
     "Claim",
     "Compare",
     "Count",
     "Description",
+    "Edit",
     "Every",
+    "Ordinal",
     "Related",
     "Scene",
     "SceneObject",
     "SceneSample",
+    "Spacing",
     "claim_from_dict",
     "detect",
+    "edits",
     "held_out_prompts",
     "judge",
+    "oracle_tokens",
     "render",
     "sample_scene",
 ]

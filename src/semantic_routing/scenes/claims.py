@@ -2,18 +2,23 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
 from .geometry import DIRECTIONS, RELATIONS, related
 from .world import BACKGROUNDS, COLORS, PARTS, RADII, SHAPES, UNKNOWN, Scene, SceneObject
 
-_VALUES: dict[str, tuple[str, ...]] = {
+IN_ORDER = 0.04
+"""Centers closer than this along an axis have no order there."""
+
+VALUES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "color": tuple(COLORS),
     "size": tuple(RADII),
     "part": PARTS,
 }
+"""The attributes of an object and their values."""
 
 
 def _require(value: str, wanted: tuple[str, ...], name: str) -> None:
@@ -31,14 +36,14 @@ class Description:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        for name, wanted in _VALUES.items():
+        for name, wanted in VALUES.items():
             value = getattr(self, name)
             if value is not None:
                 _require(value, wanted, name)
 
     def matches(self, thing: SceneObject) -> bool:
         """Whether `thing` fits. An object of unknown shape still has its color, so it can be a red object."""
-        return all(getattr(self, name) in (None, getattr(thing, name)) for name in _VALUES)
+        return all(getattr(self, name) in (None, getattr(thing, name)) for name in VALUES)
 
     def among(self, scene: Scene) -> list[SceneObject]:
         """The objects of `scene` that fit."""
@@ -48,6 +53,7 @@ class Description:
         return " ".join(word for word in (self.size, self.part, self.color, self.shape or "object") if word)
 
 
+@dataclass(frozen=True)
 class Claim(ABC):
     """A statement that holds in a scene or does not."""
 
@@ -57,7 +63,7 @@ class Claim(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The claim as strings, numbers and dictionaries, with its class under "claim"."""
-        return {"claim": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        return {"claim": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,10 @@ class Every(Claim):
 
 @dataclass(frozen=True)
 class Ordinal(Claim):
-    """The object number `number` (1 is the first), counted from `side`, fits `description`."""
+    """The object number `number` (1 is the first), counted from `side`, fits `description`.
+
+    It holds only where the order is clear: `IN_ORDER` or more between each center and the next.
+    """
 
     number: int
     side: str
@@ -164,9 +173,10 @@ class Ordinal(Claim):
 
     def holds(self, scene: Scene) -> bool:
         """Whether the object at that place of the order of all objects is recognized and fits."""
-        axis = attrgetter("x" if self.side in ("left", "right") else "y")
-        in_order = sorted(scene.objects, key=axis, reverse=self.side in ("right", "below"))
-        if not 1 <= self.number <= len(in_order):
+        along = attrgetter("x" if self.side in ("left", "right") else "y")
+        in_order = sorted(scene.objects, key=along, reverse=self.side in ("right", "below"))
+        clear = all(abs(along(a) - along(b)) > IN_ORDER for a, b in pairwise(in_order))
+        if not clear or not 1 <= self.number <= len(in_order):
             return False
         found = in_order[self.number - 1]
         return found.shape != UNKNOWN and self.description.matches(found)
@@ -175,17 +185,18 @@ class Ordinal(Claim):
         return f"number {self.number} from {self.side} is a {self.description}"
 
 
-_CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Background, Related, Compare, Every, Ordinal)}
+CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Background, Related, Compare, Every, Ordinal)}
+"""Every sort of claim by its name."""
 
 
 def claim_from_dict(record: dict[str, Any]) -> Claim:
     """The claim that `Claim.to_dict` wrote."""
     values = dict(record)
     name = values.pop("claim", None)
-    if name not in _CLAIMS:
-        raise ValueError(f"Claim is {name!r}, but must be one of {', '.join(_CLAIMS)}.")
-    cls = _CLAIMS[name]
-    wanted = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    if name not in CLAIMS:
+        raise ValueError(f"Claim is {name!r}, but must be one of {', '.join(CLAIMS)}.")
+    cls = CLAIMS[name]
+    wanted = {field.name for field in fields(cls)}
     if set(values) != wanted:
         raise ValueError(f"{name} has fields {sorted(values)}, but must have {sorted(wanted)}.")
     return cls(**{key: Description(**value) if isinstance(value, dict) else value for key, value in values.items()})

@@ -25,6 +25,7 @@ CLEAR_OFFSET = 0.1
 """Centers closer than this along an axis are not left/right or above/below of each other."""
 
 DIRECTIONS = ("left", "right", "above", "below")
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 RELATIONS = (*DIRECTIONS, "touching", "inside")
 
 

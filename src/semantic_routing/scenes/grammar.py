@@ -17,7 +17,7 @@ from random import Random
 from .claims import Background, Claim, Compare, Count, Description, Every, Related
 from .geometry import DIRECTIONS
 from .layout import Link
-from .words import NUMBERS, RELATION_WORDS, listed, noun, on_background, opened, thing, things
+from .words import NUMBERS, PART_WORDS, RELATION_WORDS, listed, noun, on_background, opened, thing, things
 from .world import BACKGROUNDS, COLORS, HOST, MAX_OBJECTS, PARTS, SHAPES, SceneObject
 
 _BACKGROUNDS, _COLORS = tuple(BACKGROUNDS), tuple(COLORS)
@@ -268,8 +268,7 @@ def part(rng: Draws) -> Plan:
     words = thing(rng, described)
     if rng.random() < 0.4:
         plain = thing(rng, replace(described, part=None))
-        endings = {"outlined": "drawn as an outline", "striped": "with stripes", "solid": "that is filled"}
-        words = f"{plain} {endings[how]}"
+        words = f"{plain} {PART_WORDS[how][-1]}"
     objects = [described]
     if rng.random() < 0.4:
         objects.append(Description(shapes[1], colors[1] if described.color else None))

@@ -5,14 +5,13 @@ from dataclasses import replace
 from math import hypot
 from random import Random
 
-from .geometry import APART, DIRECTIONS, contact_distance, related
+from .geometry import APART, DIRECTIONS, OPPOSITE, contact_distance, related
 from .world import GRID, REACH, SceneObject
 
 Link = tuple[str, int, int]
 """(relation, subject, anchor): the object with index `subject` is `relation` of the one with index `anchor`."""
 
 _STEPS = {"left": (-1, 0), "right": (1, 0), "above": (0, -1), "below": (0, 1)}
-_OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 _TRIES_PER_OBJECT = 40
 
 
@@ -52,7 +51,7 @@ def _link_of(index: int, links: Sequence[Link]) -> tuple[str, int] | None:
         if subject == index and anchor < index:
             return relation, anchor
         if anchor == index and subject < index:
-            return _OPPOSITE.get(relation, relation), subject
+            return OPPOSITE.get(relation, relation), subject
     return None
 
 
@@ -76,10 +75,11 @@ def place(
                 x, y = rng.uniform(reach, 1 - reach), rng.uniform(reach, 1 - reach)
             if not (link and link[0] == "touching"):
                 x, y = _on_grid(x, spacing), _on_grid(y, spacing)
+            if not _fits(x, y, reach, placed, exempt):
+                continue
             found = replace(thing, x=x, y=y)
             # A coarse grid can move an object out of its relation.
-            holds = not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]])
-            if holds and _fits(x, y, reach, placed, exempt):
+            if not link or link[0] not in DIRECTIONS or related(link[0], found, placed[link[1]]):
                 placed.append(found)
                 break
         else:

@@ -65,6 +65,8 @@ def lay_out(unsaid: Random, plan: Plan, split: str, spacing: Spacing) -> Scene |
         if placed is None:
             continue
         scene = Scene(background, placed)
+        if not all(claim.holds(scene) for claim in plan.claims):  # links do not say which is the second from the left
+            continue
         if split == "held-out" or (NEVER_SHOWN.isdisjoint(shown(scene)) and not is_held_out_layout(scene)):
             return scene
     return None
@@ -132,7 +134,7 @@ def sample_scene(
 def held_out_prompts(skill: str, count: int, seed: int = 0) -> list[SceneSample]:
     """`count` held-out samples of `skill` with captions that all differ."""
     found: dict[str, SceneSample] = {}
-    for index in range(100 * count):
+    for index in range(20 * count):
         if len(found) == count:
             break
         sample = sample_scene(seed, index, "held-out", [skill])

@@ -7,8 +7,13 @@ from .claims import Description
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
-SIZE_WORDS = {"small": ("small", "small", "little"), "large": ("large", "large", "big")}
-PART_WORDS = {"solid": ("solid", "filled"), "outlined": ("outlined", "outlined", "hollow"), "striped": ("striped",)}
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+PART_WORDS = {
+    "solid": ("solid", "filled", "that is filled"),
+    "outlined": ("outlined", "hollow", "drawn as an outline"),
+    "striped": ("striped", "striped", "with stripes"),
+}
+"""Two words that come before a noun, and one that comes after it."""
 
 RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "left": ("left of", "to the left of", "on the left side of"),
@@ -22,16 +27,23 @@ RELATION_WORDS: dict[str, tuple[str, ...]] = {
 _OPENERS = ("", "", "", "a picture of ", "an image of ", "a photo of ", "a drawing of ", "there is ", "we see ")
 
 
+def plural(word: str) -> str:
+    """The plural of a noun."""
+    return word + ("es" if word.endswith("s") else "s")
+
+
+def _often_first(rng: Random, words: Sequence[str]) -> str:
+    return rng.choice((words[0], words[0], words[1]))
+
+
 def noun(rng: Random, described: Description, number: int = 1) -> str:
     """The words for `described` without article or number, in the plural unless `number` is 1."""
     shape = described.shape or rng.choice(("object", "shape"))
-    if number != 1:
-        shape += "es" if shape.endswith("s") else "s"
     words = (
-        rng.choice(SIZE_WORDS[described.size]) if described.size else None,
-        rng.choice(PART_WORDS[described.part]) if described.part else None,
+        _often_first(rng, SIZE_WORDS[described.size]) if described.size else None,
+        _often_first(rng, PART_WORDS[described.part]) if described.part else None,
         described.color,
-        shape,
+        shape if number == 1 else plural(shape),
     )
     return " ".join(word for word in words if word)
 

@@ -29,6 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from ..models import DiffusionTransformer2DModel
+
 PATTERN = re.compile(r"checkpoint-(\d+)")
 FULL_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -66,7 +68,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def check_architecture(checkpoint: Path, transformer: Any) -> None:
+def check_architecture(checkpoint: Path, transformer: DiffusionTransformer2DModel) -> None:
     """Refuses a checkpoint of another transformer, naming the first key that differs."""
     saved, built = read_state(checkpoint)["transformer"], architecture(transformer)
     for key, value in built.items():
@@ -74,7 +76,7 @@ def check_architecture(checkpoint: Path, transformer: Any) -> None:
             raise ValueError(f"{checkpoint} was trained with {key}={saved.get(key)!r}; the config says {value!r}.")
 
 
-def architecture(transformer: Any) -> dict[str, Any]:
+def architecture(transformer: DiffusionTransformer2DModel) -> dict[str, Any]:
     """The transformer's configuration, without what `diffusers` keeps for itself and where the fusion is defined."""
     config: dict[str, Any] = json.loads(transformer.to_json_string())
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "fusion_source"}
@@ -86,7 +88,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: EMAModel,
-    transformer: Any,
+    transformer: DiffusionTransformer2DModel,
     is_main: bool,
     keep: int,
 ) -> Path:

@@ -25,6 +25,7 @@ from ..models.config import ModelConfig, VAEConfig
 from ..text.config import TextConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 MOST_STEPS = 1_000_000_000
 LARGEST_SEED = 2**63 - 1
@@ -71,6 +72,9 @@ class TrainingConfig(Section):
     )
     gradient_checkpointing: bool = Field(
         False, description="compute blocks again in the backward pass, to need less memory"
+    )
+    freeze_fusion_after: Share | None = Field(
+        None, description="share of the steps after which the fusion's parameters stay as they are; None trains them on"
     )
     attention_backend: str | None = Field(None, description="of diffusers, such as flash; None leaves its default")
     compile: bool = Field(False, description="torch.compile the repeated block")
@@ -119,6 +123,15 @@ class Config(Section):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="optimizer and learning rates")
     training: TrainingConfig = Field(description="the loop")
     validation: ValidationConfig = Field(ValidationConfig(), description="sample images, and defaults of sampling")
+
+    @model_validator(mode="after")
+    def _has_a_fusion_to_freeze(self) -> "Config":
+        if self.training.freeze_fusion_after is not None and self.model.strategy is None:
+            raise ValueError(
+                f"training.freeze_fusion_after is {self.training.freeze_fusion_after:g}, but a model of kind "
+                f"{self.model.kind} has no fusion"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pixels_fit_patches(self) -> "Config":

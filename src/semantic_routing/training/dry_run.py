@@ -1,11 +1,10 @@
 """What a run would be and cost, without running it."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..models import DiffusionTransformer2DModel
 from ..models.flops import (
     PAPER_SAMPLING,
     count_as_paper,
@@ -62,7 +61,7 @@ def _with_total(counts: dict[str, int]) -> list[tuple[str, int]]:
     return [*counts.items(), ("total", sum(counts.values()))]
 
 
-def _paper_sampling(config: Config, sizes: Sizes, transformer: Any) -> list[str]:
+def _paper_sampling(config: Config, sizes: Sizes, transformer: DiffusionTransformer2DModel) -> list[str]:
     """FLOPs of one guided 512 x 512 image: as the paper's table 4 counts, and all that our sampler does."""
     language_model = language_model_config(config.text)
     run = transformer.prompt_encoder_class.layers_computed(sizes.layers, language_model)
@@ -108,7 +107,7 @@ def _saved_for_backward(config: Config, sizes: Sizes) -> int:
         return tensor
 
     with FakeTensorMode():
-        transformer: Any = build_transformer(config, sizes)
+        transformer: DiffusionTransformer2DModel = build_transformer(config, sizes)
         if config.training.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         weights = {parameter.untyped_storage()._cdata for parameter in transformer.parameters()}

@@ -24,7 +24,7 @@ def batch_loss(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Float[Tensor, " batch"]:
-    """The weighted flow-matching loss of each example.
+    """The weighted flow-matching loss of each example, and what the fusion adds to it.
 
     Noise, timestep and latent of an example depend on its own seed alone, not on the batch, the number of processes or
     the device.
@@ -45,4 +45,6 @@ def batch_loss(
     timestep = sample_timesteps(generators, flow.timestep_mean, flow.timestep_std, flow.shift).to(device)
     noise = randn_tensor(latents.shape, generators, device)
     output = transformer(interpolate(latents, noise, timestep), timestep, *text).sample
-    return flow_matching_loss(output, latents, noise, prediction) * loss_weight(timestep, flow.weight_power)
+    losses = flow_matching_loss(output, latents, noise, prediction) * loss_weight(timestep, flow.weight_power)
+    auxiliary = getattr(transformer, "module", transformer).auxiliary_loss()
+    return losses if auxiliary is None else losses + auxiliary

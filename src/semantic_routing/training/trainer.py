@@ -198,6 +198,7 @@ class Trainer:
                 losses.append(self._checked(loss))
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
+                    self._freeze_fusion()
                     limit = self.config.optimizer.max_grad_norm
                     grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
                 self.prepared_optimizer.step()
@@ -205,6 +206,14 @@ class Trainer:
         self.schedule.step()
         self.ema.step([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         return sum(losses) / len(losses), float(grad_norm)
+
+    def _freeze_fusion(self) -> None:
+        """Drops the fusion's gradients once its share of the steps is over: AdamW passes over what has none."""
+        options = self.config.training
+        if options.freeze_fusion_after is not None and self.step >= options.freeze_fusion_after * options.steps:
+            for name, parameter in self.transformer.named_parameters():
+                if name.startswith("fusion."):
+                    parameter.grad = None
 
     def _loss(self, batch: Batch) -> Tensor:
         dtype = getattr(torch, self.config.training.precision)

@@ -13,12 +13,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPModel
 
 from .judging import Box
+from .options import BACKGROUND, DEFAULT_CLIP
 from .records import COLORS
 
-DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 TEMPLATES = ("a photo of a {color} {label}", "a photo of a {color}-colored {label}", "a photo of a {color} object")
 """The article stays "a" whatever follows."""
-BACKGROUND = "#999"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig, Mask2FormerForUniversalSegmentation
 
 from .judging import Detection
+from .options import DEFAULT_DETECTOR
 from .records import CLASSES
-
-DEFAULT_DETECTOR = "facebook/mask2former-swin-small-coco-instance"
 
 SHORT_SIDE, LONG_SIDE = 800, 1333
 """Images are scaled, up or down, so that neither side exceeds these pixels."""

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from ...io.files import sha256
+from ...io.files import JsonObject, sha256
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 OFFICIAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
@@ -77,7 +77,7 @@ class PromptFile(NamedTuple):
     """The records as parsed and as they stand in the file, and the file's SHA-256."""
 
     records: list[Record]
-    raw: list[dict[str, Any]]
+    raw: list[JsonObject]
     sha256: str
 
 

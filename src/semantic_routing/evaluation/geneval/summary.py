@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...io.files import JsonObject
 
-def summarize_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+
+def summarize_rows(rows: Iterable[Mapping[str, Any]]) -> JsonObject:
     """The official figures of lines with `tag`, `metadata` and `correct`.
 
     `overall` is the plain mean of the tasks that occur, not the mean over images. A prompt is correct if any of its

@@ -1,21 +1,29 @@
 """Vision-language models that judge images: behind an OpenAI-compatible endpoint, or loaded with `transformers`."""
 
-from .asking import AnswerError, Question, ask_all
-from .base import Answer, Ask, Form, Judge
-from .endpoint import EndpointJudge
-from .local import LocalJudge
+from .base import JUDGES, Answer, Form, Judge, JudgeOptions, Question
 from .yes_no import YES_KINDS, yes_scores
 
-__all__ = [
-    "YES_KINDS",
-    "Answer",
-    "AnswerError",
-    "Ask",
-    "EndpointJudge",
-    "Form",
-    "Judge",
-    "LocalJudge",
-    "Question",
-    "ask_all",
-    "yes_scores",
-]
+__all__ = ["JUDGES", "YES_KINDS", "Answer", "Form", "Judge", "JudgeOptions", "Question", "yes_scores"]
+
+
+@JUDGES.register("endpoint")
+def _endpoint(options: JudgeOptions) -> Judge:
+    from ...io.chat import ChatClient
+    from .endpoint import EndpointJudge
+
+    client = ChatClient(
+        options.judge_url or "",
+        options.judge_model or "",
+        options.judge_key,
+        options.workers,
+        options.retries,
+        options.timeout,
+    )
+    return EndpointJudge(client)
+
+
+@JUDGES.register("local")
+def _local(options: JudgeOptions) -> Judge:
+    from .local import LocalJudge
+
+    return LocalJudge(options.judge_model or "", options.device)

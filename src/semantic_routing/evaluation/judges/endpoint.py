@@ -1,10 +1,10 @@
 """A judge behind an OpenAI-compatible endpoint."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ...io.chat import ChatClient, EndpointError, Reply, Request, image_url, reply_text
-from .base import Answer, Ask, Form, Judge
+from ...io.files import JsonObject
+from .base import Answer, Form, Judge, Question
 
 TOP_LOGPROBS = 20
 FAILURES_IN_A_ROW = 2
@@ -22,37 +22,37 @@ class EndpointJudge(Judge):
         self.client = client
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The model's name; the address may change without changing answers."""
         return {"judge": "endpoint", "model": self.client.model}
 
-    def ask(self, asks: Iterable[Ask], form: Form) -> Iterator[Answer]:
+    def ask(self, questions: Iterable[Question], form: Form) -> Iterator[Answer]:
         """Yields answers as they come; once the endpoint is down, what is left gets that as its error."""
-        asks = iter(asks)
+        questions = iter(questions)
         failures = 0
         down = None
-        for reply in self.client.map(self._request(ask, form) for ask in asks):
+        for reply in self.client.map(self._request(question, form) for question in questions):
             failures = failures + 1 if reply.error else 0
             yield read_reply(reply, form)
             if failures >= FAILURES_IN_A_ROW * self.client.workers:
                 down = f"not asked, since {failures} requests in a row had failed: {reply.error}"
                 break
         if down is not None:
-            yield from (Answer(ask.key, error=down) for ask in asks)
+            yield from (Answer(question.key, error=down) for question in questions)
 
-    def _request(self, ask: Ask, form: Form) -> Request:
-        return Request(ask.key, [{"role": "user", "content": _content(ask, form)}], _options(ask, form))
+    def _request(self, question: Question, form: Form) -> Request:
+        return Request(question.key, [{"role": "user", "content": _content(question, form)}], _options(question, form))
 
 
-def _content(ask: Ask, form: Form) -> list[dict[str, Any]]:
-    url = image_url(ask.image, "JPEG", quality=95) if form.encoding == "jpeg95" else image_url(ask.image)
+def _content(question: Question, form: Form) -> list[JsonObject]:
+    url = image_url(question.image, "JPEG", quality=95) if form.encoding == "jpeg95" else image_url(question.image)
     image = {"type": "image_url", "image_url": {"url": url}}
-    text = {"type": "text", "text": ask.text}
+    text = {"type": "text", "text": question.text}
     return [image, text] if form.image_first else [text, image]
 
 
-def _options(ask: Ask, form: Form) -> dict[str, Any]:
-    options = {"temperature": ask.temperature, "max_tokens": form.max_tokens}
+def _options(question: Question, form: Form) -> JsonObject:
+    options = {"temperature": question.temperature, "max_tokens": form.max_tokens}
     return {**options, "logprobs": True, "top_logprobs": TOP_LOGPROBS} if form.first_token else options
 
 
@@ -70,6 +70,6 @@ def read_reply(reply: Reply, form: Form) -> Answer:
         listed = choice["logprobs"]["content"][0]["top_logprobs"]
         alternatives = [(str(entry["token"]), float(entry["logprob"])) for entry in listed]
         text = (choice.get("message") or {}).get("content") or ""
-    except (EndpointError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (EndpointError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return Answer(key, about=about, error=f"no answer in the reply ({error}): {str(body)[:300]}")
     return Answer(key, text, alternatives, about)

@@ -1,6 +1,7 @@
 """A judge that runs here: any image-text-to-text model of `transformers`."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .base import Answer, Ask, Form, Judge
+from ...io.files import JsonObject
+from .base import Answer, Form, Judge, Question
 from .yes_no import is_no, is_yes
 
 LISTED = 20
@@ -28,34 +30,43 @@ class LocalJudge(Judge):
         self.name = name
         self.dtype = dtype
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def processor(self) -> Any:
+        """Makes inputs of texts and images."""
         processors: Any = AutoProcessor
-        self.processor = processors.from_pretrained(name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
-        self.model = model.to(self.device).eval()
-        self._yes_no = self._find_yes_no()
+        return processors.from_pretrained(self.name)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, loaded when it is first asked."""
+        model: Any = AutoModelForImageTextToText.from_pretrained(self.name, dtype=getattr(torch, self.dtype))
+        return model.to(self.device).eval()
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """The model's name and precision."""
         return {"judge": "local", "model": self.name, "dtype": self.dtype}
 
-    def ask(self, asks: Iterable[Ask], form: Form) -> Iterator[Answer]:
+    def ask(self, questions: Iterable[Question], form: Form) -> Iterator[Answer]:
         """Yields answers in the questions' order."""
-        for ask in asks:
-            inputs = self._inputs(ask, form)
+        for question in questions:
+            inputs = self._inputs(question, form)
             if form.first_token:
-                yield Answer(ask.key, first_token=self._first_token(inputs), about=self._about())
+                yield Answer(question.key, first_token=self._first_token(inputs), about=self._about())
             else:
-                yield Answer(ask.key, self._write(inputs, ask.temperature, form.max_tokens), about=self._about())
+                yield Answer(
+                    question.key, self._write(inputs, question.temperature, form.max_tokens), about=self._about()
+                )
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> JsonObject:
         return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
 
-    def _inputs(self, ask: Ask, form: Form) -> Any:
-        parts = [{"type": "image"}, {"type": "text", "text": ask.text}]
+    def _inputs(self, question: Question, form: Form) -> Any:
+        parts = [{"type": "image"}, {"type": "text", "text": question.text}]
         messages = [{"role": "user", "content": parts if form.image_first else parts[::-1]}]
         prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        inputs = self.processor(images=[ask.image], text=[prompt], return_tensors="pt")
+        inputs = self.processor(images=[question.image], text=[prompt], return_tensors="pt")
         return inputs.to(self.device, self.model.dtype)
 
     @torch.no_grad()
@@ -77,7 +88,9 @@ class LocalJudge(Judge):
         new = tokens[inputs["input_ids"].shape[1] :]
         return str(self.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
-    def _find_yes_no(self) -> list[int]:
+    @cached_property
+    def _yes_no(self) -> list[int]:
+        """All tokens that mean yes or no."""
         tokenizer = self.processor.tokenizer
         size = self.model.get_output_embeddings().weight.shape[0]
         words = ((index, tokenizer.decode([index])) for index in range(min(size, len(tokenizer))))

@@ -26,7 +26,8 @@ def yes_scores(alternatives: Sequence[tuple[str, float]]) -> dict[str, float] | 
     Raises:
         ValueError: a log-probability is not a number, or the probabilities add up to more than 1.
     """
-    listed = [(token, math.exp(value)) for token, value in alternatives]
+    # Whatever is far above 0 is no logarithm of a probability; its exponential would overflow.
+    listed = [(token, math.exp(min(value, 1.0))) for token, value in alternatives]
     total = math.fsum(p for _, p in listed)
     # A little more than 1 is rounding: endpoints send six digits or fewer.
     if not total <= 1.01:

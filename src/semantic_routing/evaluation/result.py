@@ -1,21 +1,14 @@
 """What a benchmark comes to: measures over prompts with intervals, what is missing, and the files that say so."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
-
-from ..io.files import write_text
+from ..io.files import JsonObject, read_json, write_json, write_text
 from ..io.versions import versions
-from ..reporting.intervals import estimate
+from ..reporting import intervals
+from ..reporting.intervals import Estimate
+from ..reporting.table import Table
 
 FORMAT = "semantic-routing-evaluation/1"
 MAX_MISSING = 0.01
@@ -98,48 +91,31 @@ class Result:
     benchmark: str
     complete: bool
     remark: str
-    settings: dict[str, Any]
+    settings: JsonObject
     unit: str
     measures: list[Measure]
     values: dict[str, float]
     rows: list[Row]
     problems: dict[str, list[str]]
 
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest score that there can be."""
+
     def write(self, out: Path) -> None:
         """Writes `result.json`, `result.csv` and `result.md`."""
-        write_text(out / "result.json", json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False))
-        write_text(out / "result.csv", self.csv())
-        write_text(out / "result.md", self.markdown())
+        write_json(out / "result.json", {"format": FORMAT, **asdict(self)})
+        write_text(out / "result.csv", self.rows_table().csv())
+        table = self.table()
+        write_text(out / "result.md", f"{self.remark}.\n\n{table.markdown()}\n\n{table.caption}\n")
 
-    def csv(self) -> str:
-        """A line a row; the column `status` is the same in all."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["name", "part", "score", "low", "high", "prompts", "images", "status"])
+    def rows_table(self) -> Table:
+        """A line a row, in full precision; the column `status` is the same in all."""
         status = "complete" if self.complete else "incomplete"
-        writer.writerows([*asdict(row).values(), status] for row in self.rows)
-        return buffer.getvalue()
-
-    def markdown(self) -> str:
-        """The state of the result in the first line, then the table."""
-        header, lines = self.cells()
-        table = ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines)]
-        return "\n".join([f"{self.remark}.", "", *table, "", f"{self.unit} Brackets: 95 % bootstrap intervals.", ""])
+        rows = [["" if value is None else str(value) for value in (*asdict(row).values(), status)] for row in self.rows]
+        return Table([*Row.__dataclass_fields__, "status"], rows)
 
     def table(self) -> Table:
-        """The same for a terminal."""
-        header, lines = self.cells()
-        table = Table(
-            title=f"{self.benchmark}: {escape(self.remark)}", caption=f"{self.unit} Brackets: 95 % bootstrap intervals."
-        )
-        for column, title in enumerate(header):
-            table.add_column(title, justify="right" if column else "left", no_wrap=True)
-        for line in lines:
-            table.add_row(*map(escape, line))
-        return table
-
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Header and lines: a line a name, and a column a part."""
+        """A line a name, and a column a part."""
         parts = list(dict.fromkeys(row.part for row in self.rows))
         by_place = {(row.name, row.part): row for row in self.rows}
         lines = []
@@ -148,29 +124,29 @@ class Result:
             prompts = max(row.prompts for row in rows if row)
             images = max(row.images for row in rows if row)
             lines.append([name, *map(format_row, rows), str(prompts), str(images)])
-        return ["", *parts, "prompts", "images"], lines
-
-
-def print_table(table: Table) -> None:
-    """Prints a table whole: on a narrow terminal its lines wrap, but no number is cut off."""
-    console = Console()
-    wide = Console(width=10_000)
-    Console(width=max(console.width, Measurement.get(wide, wide.options, table).maximum)).print(table)
+        caption = f"{self.unit} Brackets: 95 % intervals for these images' checkpoint; the prompts are the sample."
+        return Table(["", *parts, "prompts", "images"], lines, caption, title=f"{self.benchmark}: {self.remark}")
 
 
 def format_row(row: Row | None) -> str:
+    """Score and interval; a dash where there is none."""
+    if row is None or row.score is None or row.low is None or row.high is None:
+        return format_score(None)
+    return format_score(Estimate(row.score, row.low, row.high))
+
+
+def format_score(score: Estimate | None) -> str:
     """Score and interval, three digits each; a dash where there is none."""
-    if row is None or row.score is None:
-        return "–"
-    return f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    return f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]" if score else "–"
 
 
 def summarize(
     benchmark: str,
     tally: Tally,
     measures: Sequence[Measure],
-    settings: dict[str, Any],
+    settings: JsonObject,
     unit: str,
+    bounds: tuple[float, float] = (0.0, 1.0),
     partial: bool = False,
 ) -> Result:
     """Turns images' scores into a result.
@@ -181,6 +157,7 @@ def summarize(
         measures: what to report; the ones named "overall" are withheld from an incomplete result.
         settings: of sampling and scoring; the versions of the libraries are added.
         unit: what a score is, in a sentence.
+        bounds: the lowest and the highest score that there can be.
         partial: give the overall numbers of an incomplete result all the same.
     """
     values = {key: sum(scores) / len(scores) for key, scores in tally.scores.items()}
@@ -188,7 +165,7 @@ def summarize(
     rows = []
     for measure in measures:
         withheld = measure.name == OVERALL and not tally.complete and not partial
-        rows.append(_row(measure, values, images, withheld))
+        rows.append(_row(measure, values, images, bounds, withheld))
     return Result(
         benchmark=benchmark,
         complete=tally.complete,
@@ -199,13 +176,20 @@ def summarize(
         values=values,
         rows=rows,
         problems={**tally.problems, **({"left aside": tally.ignored} if tally.ignored else {})},
+        bounds=bounds,
     )
 
 
-def _row(measure: Measure, values: Mapping[str, float], images: Mapping[str, int], withheld: bool) -> Row:
+def _row(
+    measure: Measure,
+    values: Mapping[str, float],
+    images: Mapping[str, int],
+    bounds: tuple[float, float],
+    withheld: bool,
+) -> Row:
     known = [[key for key in group if key in values] for group in measure.groups]
-    outcome = None if withheld else estimate([[values[key] for key in group] for group in known])
-    score, low, high = outcome or (None, None, None)
+    outcome = None if withheld else intervals.score([[values[key] for key in group] for group in known], bounds)
+    score, low, high = outcome[:3] if outcome else (None, None, None)
     keys = {key for group in known for key in group}
     return Row(measure.name, measure.part, score, low, high, len(keys), sum(images[key] for key in keys))
 
@@ -218,18 +202,18 @@ def read_result(path: Path) -> Result:
     """
     file = path / "result.json" if path.is_dir() else path
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except FileNotFoundError as error:
         raise ValueError(f"There is no result.json in {path}; score the benchmark first.") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}.") from error
     seen = record.pop("format", None) if isinstance(record, dict) else None
     if seen != FORMAT:
         raise ValueError(f"{file} has format {seen!r}, not {FORMAT!r}.")
     measures = [
         Measure(entry["name"], tuple(map(tuple, entry["groups"])), entry["part"]) for entry in record.pop("measures")
     ]
-    return Result(measures=measures, rows=[Row(**entry) for entry in record.pop("rows")], **record)
+    bounds = tuple(record.pop("bounds", (0.0, 1.0)))
+    rows = [Row(**entry) for entry in record.pop("rows")]
+    return Result(measures=measures, rows=rows, bounds=bounds, **record)
 
 
 def _some(names: Sequence[str]) -> str:

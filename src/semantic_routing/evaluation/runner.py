@@ -1,0 +1,128 @@
+"""Runs any benchmark: samples, resumes, judges, counts what failed, reports.
+
+OUT/
+  sampling.json, images/            see `sampling`
+  results.jsonl                     a line an image
+  result.json, result.csv, result.md
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from ..io.files import sha256
+from ..io.jsonl import Ledger, work_key, write_lines
+from .benchmark import FAILED, MISSING, OK, UNRESOLVED, Benchmark, ImageFile, Judged, Outcome, value_key
+from .image_files import Place
+from .result import Result, Tally, summarize
+from .sampler import Job, Sampler
+from .sampling import is_main_process, read_sampling, sample_images
+
+IMAGES = "images"
+
+
+def sample(benchmark: Benchmark, sampler: Sampler, out: Path) -> None:
+    """Makes the images that are not there yet under `out/images`; several processes share the work.
+
+    Raises:
+        ValueError: the folder holds images that were made otherwise.
+    """
+    images = out / IMAGES
+    jobs = [
+        Job(images / benchmark.files.name(Place(index, number)), prompt, index, number)
+        for index, prompt in benchmark.prompts.items()
+        for number in range(sampler.images_per_prompt)
+    ]
+    sample_images(sampler, jobs, out)
+    if is_main_process():
+        benchmark.files.write_records(images)
+
+
+def score(
+    benchmark: Benchmark,
+    out: Path,
+    images: Path | None = None,
+    images_per_prompt: int | None = None,
+    partial: bool = False,
+) -> Result:
+    """Judges the images and writes `results.jsonl` and the result's files in `out`.
+
+    Args:
+        benchmark: what to score.
+        out: folder for the results, with the record of sampling.
+        images: where the images are; None is `out/images`.
+        images_per_prompt: how many there should be; None is as many as were sampled, or the benchmark's default.
+        partial: give overall scores even if images are missing.
+
+    Raises:
+        ValueError: there are no images, or they belong to other prompts.
+    """
+    sampling = read_sampling(out)
+    count = images_per_prompt or sampling.get("images_per_prompt", benchmark.sampler.images_per_prompt)
+    folder = images or out / IMAGES
+    found = benchmark.files.find(folder, benchmark.known_prompts(), count)
+    places = [Place(index, number) for index in benchmark.prompts for number in range(count)]
+    files = [_file(benchmark, folder, place, found.paths.get(place)) for place in places]
+    outcomes = judge_images(benchmark, [file for file in files if _place(file) in found.paths], out)
+    judged = [Judged(file, outcomes.get(_place(file), Outcome(status=MISSING))) for file in files]
+    tally = count_scores(benchmark, judged, found.others)
+    lines = [line for entry in judged if (line := benchmark.line(entry)) is not None]
+    write_lines(out / "results.jsonl", lines)
+    benchmark.finish(lines, tally, out)
+    settings = {"prompts": len(benchmark.prompts), **benchmark.settings(judged), "sampling": sampling}
+    result = summarize(
+        benchmark.name(), tally, benchmark.measures(), settings, benchmark.unit, benchmark.bounds, partial
+    )
+    result.write(out)
+    return result
+
+
+def judge_images(benchmark: Benchmark, files: Sequence[ImageFile], out: Path) -> dict[Place, Outcome]:
+    """What becomes of each image. Nothing is judged twice; only verdicts, not failures, are taken from the ledger."""
+    ledger = Ledger(out / benchmark.ledger) if benchmark.ledger else None
+    known: dict[str, Outcome] = {}
+    keys: dict[Place, str] = {}
+    pending: dict[str, ImageFile] = {}
+    for file in files:
+        image = sha256(file.path.read_bytes())
+        keys[_place(file)] = key = work_key(image=image, **benchmark.identity(file.prompt))
+        entry = ledger.get(key) if ledger else None
+        if entry is not None and entry.get("status", OK) == OK:
+            known[key] = Outcome.from_entry(entry)
+        else:
+            pending[key] = file
+    judged: dict[str, Outcome] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("judging", total=len(pending))
+        for key, outcome in benchmark.judge_all(pending):
+            judged[key] = outcome
+            if ledger:
+                ledger.add(key, outcome.entry())
+            progress.update(task, completed=len(judged))
+    outcomes = known | judged
+    return {place: outcomes.get(key, Outcome(status=FAILED, error="no answer came")) for place, key in keys.items()}
+
+
+def count_scores(benchmark: Benchmark, judged: Sequence[Judged], others: list[str]) -> Tally:
+    """Scores by prompt, and whatever kept images from being scored."""
+    tally = Tally(expected=len(judged), ignored=others)
+    for image, outcome in judged:
+        scores = benchmark.scores(outcome.found) if outcome.status == OK else None
+        if scores is not None:
+            tally.add({value_key(image.prompt, part): score for part, score in scores.items()})
+        else:
+            status = UNRESOLVED if outcome.status == OK else outcome.status
+            tally.problem(status, f"{image.name} ({outcome.error})" if outcome.error else image.name)
+    return tally
+
+
+def _file(benchmark: Benchmark, folder: Path, place: Place, path: Path | None) -> ImageFile:
+    """The image at a place, under the name that it has, or that it should have."""
+    path = path or folder / benchmark.files.name(place)
+    return ImageFile(*place, str(path.relative_to(folder)), path)
+
+
+def _place(file: ImageFile) -> Place:
+    return Place(file.prompt, file.sample)

@@ -1,7 +1,7 @@
 """What captions of the embedded world say, claim by claim, and at which words it can be looked for."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count as numbers
 from typing import NamedTuple
 
@@ -93,13 +93,14 @@ def _order(sample: SceneSample) -> Iterator[Fact]:
 
 
 def _absence(sample: SceneSample) -> Iterator[Fact]:
-    for claim in sample.claims:
-        if isinstance(claim, Count) and claim.number:
-            for word in filter(None, (claim.description.shape, claim.description.color)):
-                yield Fact("there", None, end_of(sample.caption, word))
-        elif isinstance(claim, Count):
-            absent = claim.description.color or str(claim.description.shape)
-            yield Fact("absent", None, end_of(sample.caption, absent))
+    """Of the words of what is named last: a word's place in the caption must not give the answer away."""
+    claim = [claim for claim in sample.claims if isinstance(claim, Count)][-1]
+    color, shape = claim.description.color, claim.description.shape
+    if claim.number:
+        yield Fact("there", None, end_of(sample.caption, str(color)))
+        yield Fact("there", None, end_of(sample.caption, str(shape)))
+    else:
+        yield Fact("absent", None, end_of(sample.caption, color or str(shape)))
 
 
 def _backgrounds(sample: SceneSample) -> Iterator[Fact]:
@@ -109,25 +110,26 @@ def _backgrounds(sample: SceneSample) -> Iterator[Fact]:
 
 
 class ClaimType(NamedTuple):
-    """A sort of claim: the skill whose captions make it, and what finds it in one of them."""
+    """A sort of claim: what finds it in a caption, and the skills whose captions have it."""
 
-    skill: str
     find: Finder
+    skills: Sequence[str]
 
 
 CLAIM_TYPES: dict[str, ClaimType] = {
-    "color": ClaimType("color_attr", _attribute("color", lambda color: (color,))),
-    "shape": ClaimType("color_attr", _shapes),
-    "number": ClaimType("counting", _numbers),
-    "size": ClaimType("attribute", _attribute("size", SIZE_WORDS.__getitem__)),
-    "part": ClaimType("part", _attribute("part", PART_WORDS.__getitem__)),
-    "relation": ClaimType("position", _sides),
-    "order": ClaimType("position", _order),
-    "negation": ClaimType("negation", _absence),
-    "background": ClaimType("scene", _backgrounds),
+    "color": ClaimType(_attribute("color", lambda color: (color,)), ["color_attr"]),
+    "shape": ClaimType(_shapes, ["color_attr"]),
+    "number": ClaimType(_numbers, ["counting"]),
+    "size": ClaimType(_attribute("size", SIZE_WORDS.__getitem__), ["attribute"]),
+    "part": ClaimType(_attribute("part", PART_WORDS.__getitem__), ["part"]),
+    "relation": ClaimType(_sides, ["position"]),
+    "order": ClaimType(_order, ["position"]),
+    # Two thirds of the captions deny, so that as many words are of either class.
+    "negation": ClaimType(_absence, [*["negation"] * 14, "color_attr"]),
+    "background": ClaimType(_backgrounds, ["scene"]),
 }
-"""relation: on which of four sides an object lies; order: whether it is named as subject or as anchor of the relation;
-negation: whether a word speaks of what is there or of what is not."""
+"""relation: on which of four sides an object lies; order: whether it is subject or anchor of the relation, which is
+whether it is named first; negation: whether what is named last is there or denied."""
 
 
 class Said(NamedTuple):
@@ -138,20 +140,20 @@ class Said(NamedTuple):
 
 
 def facts_of(claim: str, count: int, seed: int = 7) -> Said:
-    """The facts of one claim type in the first `count` captions of its skill that have any.
+    """The facts of one claim type in the first `count` captions of its skills that have any.
 
     Raises:
         ValueError: an unknown claim type.
     """
     if claim not in CLAIM_TYPES:
         raise ValueError(f"Claim is {claim!r}, but must be one of {', '.join(CLAIM_TYPES)}.")
-    skill, find = CLAIM_TYPES[claim]
+    find, skills = CLAIM_TYPES[claim]
     captions: list[str] = []
     facts: list[tuple[int, Fact]] = []
     for index in numbers():
         if len(captions) == count:
             break
-        sample = sample_scene(seed, index, skills=[skill])
+        sample = sample_scene(seed, index, skills=skills)
         found = list(find(sample))
         if found:
             facts += [(len(captions), fact) for fact in found]

@@ -18,7 +18,7 @@ from ..text import TextEncoder, load_language_model, load_tokenizer
 from .facts import CLAIM_TYPES, ROLES, Said, facts_of
 from .ridge import FOLDS, Stack, accuracy, best_mix
 
-MEAN, MIX = "mean", "best mix"
+MEAN, MIX = "mean", "mix"
 
 
 class Read(NamedTuple):
@@ -37,7 +37,7 @@ def probe(
     dtype: str = "float32",
     batch_size: int = 100,
 ) -> Arrays:
-    """`accuracy` by role, claim and layer, with `mean` and `best mix` after the layers; `chance`; `weights` of the mix.
+    """`accuracy` by role, claim and layer, with `mean` and `mix` (the best convex one) after the layers; `chance`; `weights` of the mix.
 
     Layer 0 is the token embeddings; mean and mix are of the others. Layers are normalized as fusions normalize them.
     Chance is the share of the most frequent class. What has no such word, or only one class, is not a number.
@@ -157,7 +157,7 @@ def draw(arrays: Arrays) -> Figure:
 
     shares, right = above_chance(arrays), arrays["accuracy"].values
     claims, columns = arrays["accuracy"].axes["claim"], arrays["accuracy"].axes["layer"]
-    canvas = Canvas(figsize=(WIDTH, 0.3 * len(claims) * 2 + 2.2), layout="constrained")
+    canvas = Canvas(figsize=(WIDTH, 0.4 * len(claims) + 1.8), layout="constrained")
     axes = canvas.subplots(2, 2, sharex=True, sharey=True).flat
     for i, (place, (role, meaning)) in enumerate(zip(axes, ROLES.items(), strict=True)):
         cells = place.imshow(np.clip(shares[i], 0, 1), cmap="viridis", vmin=0, vmax=1, aspect="auto")

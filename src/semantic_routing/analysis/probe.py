@@ -37,7 +37,7 @@ def probe(
     dtype: str = "float32",
     batch_size: int = 100,
 ) -> Arrays:
-    """`accuracy` by role, claim and layer, with `mean` and `mix` (the best convex one) after the layers; `chance`; `weights` of the mix.
+    """`accuracy` by role, claim and layer, then of the `mean` and the best convex `mix`; `chance`; the mix's `weights`.
 
     Layer 0 is the token embeddings; mean and mix are of the others. Layers are normalized as fusions normalize them.
     Chance is the share of the most frequent class. What has no such word, or only one class, is not a number.

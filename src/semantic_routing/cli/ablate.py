@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from .options import ConfigName, Overrides
+
 
 def command(
-    config: Annotated[str, typer.Argument(help="A YAML file or preset that every strategy starts from.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes to it: training.steps=1000 …")] = None,
+    config: ConfigName,
+    overrides: Overrides = None,
     strategies: Annotated[
         str | None,
         typer.Option(

@@ -25,6 +25,7 @@ from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
 from ..fusion import FUSIONS, PAPER_STRATEGIES
+from ..io.user_code import import_user_code
 from ..models import MODELS
 from ..training import train
 from ..training.build import resolve_sizes
@@ -142,6 +143,7 @@ def make_trials(
     """
     if not strategies or not seeds:
         raise ValueError("An ablation needs at least one strategy and one seed.")
+    load_config(config, overrides)  # imports what it names, perhaps one of the strategies
     trials = []
     for name in strategies:
         known = {strategy: [f"model.strategy={strategy}"] for strategy in FUSIONS}
@@ -218,6 +220,7 @@ def run_trial(trial: Trial, options: AblationOptions) -> None:
     Raises:
         KeyboardInterrupt: training was asked to stop; it goes on when run again.
     """
+    import_user_code(trial.config.imports)  # in a process of its own nothing is registered yet
     _train(trial)
     if not trial.pipeline.is_dir():
         export_pipeline(trial.run, trial.pipeline, with_text_encoder=False)

@@ -27,7 +27,7 @@ class LayerAttention(ChosenLayers):
         layers: how many layers, or which, or "all"; see `choose_layers`.
         depth: transformer layers over the layers of a token.
         refiners: transformer layers over tokens.
-        attention_heads: heads of their attention; None makes heads of 64 channels, or a single one where that leaves a rest.
+        attention_heads: heads of their attention; None makes heads of 64 channels, or one head if that leaves a rest.
         mlp_ratio: inner width of their MLPs over `text_channels`.
 
     Raises:

@@ -27,7 +27,7 @@ def import_user_code(names: Iterable[str], folder: Path | None = None) -> None:
                 importlib.import_module(name)
         except Exception as error:
             # Whatever the user's module raises is the user's mistake, told in one sentence.
-            raise ValueError(f"{name!r}, named in imports, cannot be imported: {_sentence(error)}") from error
+            raise ValueError(f"{name!r} cannot be imported: {_sentence(error)}") from error
 
 
 def _import_file(path: Path) -> None:

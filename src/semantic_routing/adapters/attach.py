@@ -13,6 +13,7 @@ from .hooks import Argument, owners, remove_hooks
 from .hosts import Host, find_host
 from .routing import Routing, TextReader
 
+SUPPORTED_VARIATIONS = frozenset({"block", "token", "timestep"})
 Routable: TypeAlias = nn.Module | DiffusionPipeline
 
 
@@ -55,6 +56,9 @@ def attach_fusion(
     host = find_host(model)
     if any(isinstance(owner, Routing) for owner in owners(model)):
         raise ValueError(f"This {host.model} is routed already; detach it first.")
+    unsupported = sorted(FUSIONS.find(strategy).varies_with - SUPPORTED_VARIATIONS)
+    if unsupported:
+        raise ValueError(f"Fusion strategy {strategy!r} varies with the {unsupported[0]}, which no host shows it.")
     blocks = host.text_blocks(model)
     fusion = FUSIONS.find(strategy)(FusionSizes(len(layers), len(blocks), channels), **options)
     check_fusion(fusion, strategy)

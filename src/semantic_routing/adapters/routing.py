@@ -14,8 +14,6 @@ from .capture import split
 from .hooks import Argument, Call
 from .hosts import TIMES, Host, config_of
 
-SUPPORTED_VARIATIONS = frozenset({"block", "token", "timestep"})
-
 
 class TextReader:
     """The hook on a module that reads text: adds what the fusion has for it.
@@ -104,7 +102,7 @@ class Routing(nn.Module):
         layers: the text encoder's layers that it reads, 0 being the embeddings.
 
     Raises:
-        ValueError: the fusion, the text encoder and the host do not go together.
+        ValueError: the text encoder and the host do not go together.
     """
 
     def __init__(
@@ -123,9 +121,6 @@ class Routing(nn.Module):
             raise ValueError(
                 f"{host.model} reads text of {self.width} channels, but the text encoder has {self.channels}."
             )
-        unsupported = sorted(fusion.varies_with - SUPPORTED_VARIATIONS)
-        if unsupported:
-            raise ValueError(f"Fusion strategy {strategy!r} varies with the {unsupported[0]}, which no host shows.")
         self.fusion = fusion
         self.narrow: nn.Linear | None = None  # for a fusion whose context is wider than a layer
         if fusion.out_channels != self.channels:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import CogView4LoraLoaderMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
@@ -14,20 +15,29 @@ from torch import Tensor
 from ..flow import guide, velocity
 from ..fusion import LayerGains, gains_of
 from ..fusion.timestep_map import GateTime, TimestepMap
+from ..io.files import write_text
 from ..io.resources import resolve_pipeline
-from ..models import DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel, TextContext
-from ..models.backbone import ContextOfState
+from ..models import DiffusionTransformer2DModel, FuseDiTTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.latents import LatentCodec
 from ..text import TextEncoder
 from ..text.encoder import Reading
 from ..text.places import stored_name
+from .sampled_text import SampledText, given_features
+from .schedule import accepts, check_scheduler, set_steps
 
-StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
+# Lets `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` find the class.
+PIPELINE_FILE = '''"""The class of this pipeline, for `diffusers`."""
 
-class SemanticRoutingPipeline(DiffusionPipeline):
+from semantic_routing.pipelines import SemanticRoutingPipeline  # noqa: F401
+'''
+
+
+# The mixin is one of several in `diffusers` that handle LoRAs of `transformer` alone; no line of it is of CogView.
+class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
     """Prompts in, images out.
 
     Args:
@@ -56,15 +66,15 @@ class SemanticRoutingPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "vae"]
-    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "prompt_embeds"]
 
     def __init__(
         self,
-        transformer: DiffusionTransformer2DModel,
+        transformer: SemanticRoutingTransformer2DModel | FuseDiTTransformer2DModel,
         scheduler: Any,
         text_encoder: Any | None = None,
         tokenizer: Any | None = None,
-        vae: Any | None = None,
+        vae: AutoencoderKL | None = None,
         text_model: str | None = None,
         text_layers: str | int | Sequence[int] = "all",
         instruction: str = "",
@@ -144,8 +154,17 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         )
         return pipeline
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "SemanticRoutingPipeline":
+        """A pipeline with the components of another; a language model that was loaded by its name stays a name."""
+        made: SemanticRoutingPipeline = super().from_pipe(pipeline, **kwargs)
+        named = getattr(pipeline, "_text_encoder_is_named", False)
+        made._text_encoder_is_named = named and made.text_encoder is pipeline.text_encoder
+        return made
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Saves all components; a language model that was loaded by its name stays a name."""
+        write_text(Path(save_directory) / "pipeline.py", PIPELINE_FILE)
         if not self._text_encoder_is_named:
             super().save_pretrained(save_directory, **kwargs)
             return
@@ -156,10 +175,74 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         finally:
             self.register_modules(**text)
 
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call that runs; a callback may change it by `_guidance_scale`."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether steps are guided."""
+        return self._guidance_scale > 1
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        """Of the call that runs."""
+        return self._attention_kwargs
+
+    @property
+    def num_timesteps(self) -> int:
+        """Evaluations of the transformer in the call that runs."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> Tensor | None:
+        """Of the step that runs; None between calls."""
+        return self._current_timestep
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the remaining steps are left out; a callback sets `_interrupt`."""
+        return self._interrupt
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | list[str],
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        device: torch.device | str | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Hidden states of all layers of the prompts, for the arguments of a call that are named as the results.
+
+        Args:
+            prompt: one or several.
+            do_classifier_free_guidance: encode the negative prompt as well.
+            negative_prompt: one for all or one a prompt; default the empty prompt.
+            num_images_per_prompt: times that each prompt is repeated.
+            device: default: where the pipeline runs.
+
+        Returns:
+            prompt_embeds, `prompts layers text_tokens text_channels`; prompt_attention_mask, `prompts text_tokens`; and
+            negative_prompt_embeds and negative_prompt_attention_mask, None without guidance.
+
+        Raises:
+            ValueError: there is no prompt, or another number of negative prompts.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        groups = [prompts, self._negatives(negative_prompt, len(prompts))] if do_classifier_free_guidance else [prompts]
+        encoded: list[Tensor | None] = []
+        for group in groups:
+            features = self.prompt_encoder(group).to(device or self._execution_device, self.transformer.dtype)
+            encoded += [tensor.repeat_interleave(num_images_per_prompt, dim=0) for tensor in features]
+        embeds, mask, *negative = encoded
+        return (embeds, mask, *(negative or (None, None)))
+
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -174,6 +257,12 @@ class SemanticRoutingPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        sigmas: Sequence[float] | None = None,
+        prompt_embeds: Float[Tensor, "prompts layers text_tokens text_channels"] | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_embeds: Float[Tensor, "prompts layers negative_tokens text_channels"] | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Makes `num_images_per_prompt` images of each prompt; images of one prompt are neighbors.
 
@@ -187,7 +276,8 @@ class SemanticRoutingPipeline(DiffusionPipeline):
                 own scale.
             num_images_per_prompt: images a prompt.
             generator: one, or one an image: then an image depends on the others of its batch only by rounding, which
-                the steps amplify to about 1e-6 in float32 and to several per cent in bfloat16.
+                the steps amplify to about 1e-6 in float32 and to several per cent in bfloat16. Schedulers that add
+                noise draw it from there too.
             latents: the starting noise, in place of a generator's.
             timestep_map: the time that the fusion sees at each timestep, e.g. the paper's eq. 11; None is the
                 pipeline's own map, where one was saved with it.
@@ -197,60 +287,108 @@ class SemanticRoutingPipeline(DiffusionPipeline):
             return_dict: return an `ImagePipelineOutput`, else a tuple.
             callback_on_step_end: called with (pipeline, step, timestep, tensors) and may return changed tensors.
             callback_on_step_end_tensor_inputs: names of the tensors that the callback gets.
+            sigmas: noise levels of the steps, from 1 down, in place of `num_inference_steps`.
+            prompt_embeds: hidden states of the prompts from `encode_prompt`, in place of `prompt`.
+            prompt_attention_mask: 1 for their real tokens; None where all are.
+            negative_prompt_embeds: the same of negative prompts, one a prompt.
+            negative_prompt_attention_mask: the same.
+            attention_kwargs: `{"scale": s}` sets the strength of LoRA adapters.
 
         Raises:
             ValueError: an impossible option, or prompts, sizes, generators or latents that do not go together.
         """
-        if num_inference_steps is None:
-            num_inference_steps = self.config.default_num_inference_steps
-        if guidance_scale is None:
-            guidance_scale = self.config.default_guidance_scale
-        self._check_options(num_inference_steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        steps = self.config.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.config.default_guidance_scale if guidance_scale is None else guidance_scale
+        self._check_options(steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        check_scheduler(self.scheduler)
         gains = self._gains(layer_gains)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = self._negatives(negative_prompt, len(prompts))
-        num_images = len(prompts) * num_images_per_prompt
-        shape = self._latent_shape(num_images, height, width)
+        self._guidance_scale, self._attention_kwargs, self._interrupt = scale, attention_kwargs, False
         device = self._execution_device
-        guided = guidance_scale > 1
-        gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)
-
-        texts = [text for text in (negatives if guided else []) + prompts for _ in range(num_images_per_prompt)]
-        distinct = list(dict.fromkeys(texts))
-        rows = torch.tensor([distinct.index(text) for text in texts], device=device)
-        features = self.prompt_encoder(distinct).to(device, self.transformer.dtype)
-        prepared = self.transformer.prepare_text(*features, reused=True)
-        if gains is not None:
-            prepared = prepared._replace(gains=gains.to(device))
+        given = given_features(self.transformer, prompt, prompt_embeds, prompt_attention_mask)
+        negative = given_features(
+            self.transformer, negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask, "negative_prompt"
+        )
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        count = len(prompts) if given is None else len(given.mask)
+        shape = self._latent_shape(count * num_images_per_prompt, height, width)
+        if negative is not None and len(negative.mask) != count:
+            raise ValueError(f"Got negative_prompt_embeds of {len(negative.mask)} prompts for {count}; pass one each.")
+        negatives = self._negatives(negative_prompt, count) if negative is None else negative
         latents = self._prepare_latents(shape, latents, generator, device)
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
-        context: TextContext | ContextOfState | None = None
-
-        with self.progress_bar(total=num_inference_steps) as progress:
-            for step, timestep in enumerate(self.scheduler.timesteps):
-                if context is None or "timestep" in self.transformer.varies_with:
-                    now = gate_time(timestep[None])
-                    context = self.transformer.text_context(prepared, now, cache=True).rows(rows)
-                noisy = torch.cat([latents, latents]) if guided else latents
-                times = timestep.expand(len(noisy))
-                with self.transformer.cache_context("all_rows"):
-                    output = self.transformer(noisy.to(self.transformer.dtype), times, text_context=context).sample
-                flow = velocity(output, noisy, times, self.transformer.config.prediction)
-                if guided:
-                    unconditional, conditional = flow.chunk(2)
-                    flow = guide(unconditional, conditional, guidance_scale)
-                latents = self.scheduler.step(flow, timestep, latents, return_dict=False)[0]
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents}
-                    known = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    latents = callback_on_step_end(self, step, timestep, known).get("latents", latents)
-                progress.update()
-
+        text = SampledText.of(
+            self.prompt_encoder, given or prompts, negatives if self.do_classifier_free_guidance else None,
+            num_images_per_prompt,
+        )  # fmt: skip
+        text.prepare(self.transformer, device, gains)
+        set_steps(self.scheduler, steps, sigmas, device)
+        gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)
+        latents = self._denoise(
+            latents, text, gate_time, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+        )
         images: Any = latents
         if output_type != "latent":
             images = self.image_processor.postprocess(self.codec.decode(latents).float(), output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        text: SampledText,
+        gate_time: GateTime,
+        generator: torch.Generator | list[torch.Generator] | None,
+        callback: StepCallback | None,
+        tensor_inputs: Sequence[str],
+    ) -> Tensor:
+        """Goes all steps of the scheduler."""
+        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        self._num_timesteps = len(timesteps)
+        lora_scale = (self.attention_kwargs or {}).get("scale", 1.0)
+        noise = {"generator": generator} if accepts(self.scheduler.step, "generator") else {}
+        with self.progress_bar(total=-(-len(timesteps) // order)) as progress:
+            for step, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+                self._current_timestep = timestep
+                context = text.context(self.transformer, gate_time(timestep[None].float()), lora_scale)
+                flow = self._flow(latents, timestep.float(), context)
+                latents = self.scheduler.step(flow, timestep, latents, return_dict=False, **noise)[0]
+                if callback is not None:
+                    latents = self._call_back(callback, step, timestep, latents, text, tensor_inputs)
+                if (step + 1) % order == 0 or step == len(timesteps) - 1:
+                    progress.update()
+        self._current_timestep = None
+        return latents
+
+    def _flow(self, latents: Tensor, timestep: Tensor, context: Any) -> Tensor:
+        """The velocity at a timestep, guided if guidance is on."""
+        guided = self.do_classifier_free_guidance
+        noisy = torch.cat([latents, latents]) if guided else latents
+        times = timestep.expand(len(noisy))
+        with self.transformer.cache_context("all_rows"):
+            output = self.transformer(
+                noisy.to(self.transformer.dtype), times, text_context=context, attention_kwargs=self.attention_kwargs
+            ).sample
+        flow = velocity(output, noisy, times, self.transformer.config.prediction)
+        return guide(*flow.chunk(2), self.guidance_scale) if guided else flow
+
+    def _call_back(
+        self,
+        callback: StepCallback,
+        step: int,
+        timestep: Tensor,
+        latents: Tensor,
+        text: SampledText,
+        tensor_inputs: Sequence[str],
+    ) -> Tensor:
+        """Shows a callback the tensors that it asked for, and takes what it changed."""
+        tensors = {"latents": lambda: latents, "prompt_embeds": text.embeds}
+        changed = callback(self, step, timestep, {name: tensors[name]() for name in tensor_inputs}) or {}
+        if not self.do_classifier_free_guidance:
+            text.drop_negatives(len(latents))
+        if "prompt_embeds" in changed:
+            text.replace(self.transformer, changed["prompt_embeds"])
+        return changed.get("latents", latents)
 
     def _check_options(
         self, num_inference_steps: int, num_images_per_prompt: int, output_type: str, tensor_inputs: Sequence[str]

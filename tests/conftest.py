@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from jaxtyping import install_import_hook
-from tiny import FAMILIES, make_tokenizer, write_images
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -36,20 +35,16 @@ def _fresh_accelerator() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def language_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`language_models(family)` is the folder of a tiny random checkpoint with its tokenizer, heads and towers."""
+    from tiny import FAMILIES
+
+    from semantic_routing.text.tiny import write_tiny_model
+
     root = tmp_path_factory.mktemp("language-models")
 
     def folder(family: str) -> Path:
         path = root / family
         if not path.exists():
-            with torch.random.fork_rng():
-                torch.manual_seed(len(family))
-                model = FAMILIES[family]()
-            generator = torch.Generator().manual_seed(1)
-            for parameter in model.parameters():
-                # Norm weights start at one and biases at zero, which would hide that one was not loaded.
-                parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-            model.save_pretrained(path)
-            make_tokenizer().save_pretrained(path)
+            write_tiny_model(FAMILIES[family], path, seed=len(family))
         return path
 
     return folder
@@ -62,29 +57,19 @@ def qwen3_vl(language_models: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random AutoencoderKL: 4 latent channels, 2 pixels a latent pixel, with a shift like SD3's."""
-    from diffusers import AutoencoderKL
+    """The folder of a tiny random autoencoder."""
+    from semantic_routing.models.tiny_vae import tiny_vae
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            block_out_channels=(8, 8),
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=16,
-            scaling_factor=1.5,
-            shift_factor=0.06,
-        )
     path = tmp_path_factory.mktemp("vae")
-    vae.save_pretrained(path)
+    tiny_vae().save_pretrained(path)
     return path
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The JSONL file of a folder of real PNG files."""
+    from tiny import write_images
+
     return write_images(tmp_path_factory.mktemp("images") / "set")
 
 

@@ -6,16 +6,21 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FAMILIES, NUM_LAYERS, make_tokenizer
+from tiny import FAMILIES
 from torch import Tensor
 
 from semantic_routing.text import KeyValueEncoder, TextEncoder, load_language_model, load_tokenizer
 from semantic_routing.text.depth import first_layers, layer_stack, shorten
+from semantic_routing.text.tiny import NUM_LAYERS, tiny_tokenizer
 
 Models = Callable[[str], Path]
 
 PROMPTS = ["a red circle", "two blue squares and a green star", ""]
-FINAL_NORMS = {"t5": lambda model: model.encoder.final_layer_norm, "bert": lambda model: torch.nn.Identity()}
+FINAL_NORMS = {
+    "t5": lambda model: model.encoder.final_layer_norm,
+    "umt5": lambda model: model.encoder.final_layer_norm,
+    "bert": lambda model: torch.nn.Identity(),
+}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -38,7 +43,7 @@ def outputs(model: Any, prompt: str) -> list[Tensor]:
         layer.register_forward_hook(
             lambda layer, inputs, output: seen.append(output if isinstance(output, Tensor) else output[0])
         )
-    input_ids = torch.tensor([make_tokenizer()(prompt)["input_ids"]])
+    input_ids = torch.tensor([tiny_tokenizer()(prompt)["input_ids"]])
     last = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).last_hidden_state
     return [*seen, last]
 
@@ -71,7 +76,7 @@ def test_the_last_layer_is_read_after_or_before_the_final_norm(family: str, fold
         if hasattr(module, "config"):
             module.config.tie_last_hidden_states = tied
     for last_layer, expected in (("normalized", normalized), ("raw", raw)):
-        encoder = TextEncoder(model, make_tokenizer(), layers=[2, NUM_LAYERS], last_layer=last_layer)
+        encoder = TextEncoder(model, tiny_tokenizer(), layers=[2, NUM_LAYERS], last_layer=last_layer)
         assert encoder.last_layer == last_layer
         torch.testing.assert_close(encoder(["a red circle"]).hidden_states[:, 1], expected, rtol=1e-6, atol=1e-6)
     norm = FINAL_NORMS.get(family, lambda model: model.norm)(model)
@@ -91,18 +96,18 @@ def test_a_model_with_heads_is_read_without_them(language_models: Models) -> Non
         whole = getattr(transformers, name).from_pretrained(folder).eval()
         for last_layer in ("normalized", "raw"):
             expected = TextEncoder.load(folder, layers=[1, NUM_LAYERS], last_layer=last_layer)
-            encoder = TextEncoder(whole, make_tokenizer(), [1, NUM_LAYERS], last_layer=last_layer)
+            encoder = TextEncoder(whole, tiny_tokenizer(), [1, NUM_LAYERS], last_layer=last_layer)
             torch.testing.assert_close(encoder(PROMPTS).hidden_states, expected(PROMPTS).hidden_states)
     t5 = transformers.T5ForConditionalGeneration.from_pretrained(language_models("t5"))
     with pytest.raises(ValueError, match="T5ForConditionalGeneration has a decoder"):
-        TextEncoder(t5, make_tokenizer())
+        TextEncoder(t5, tiny_tokenizer())
 
 
 def test_a_model_that_is_given_stays_as_it_is(folder: str) -> None:
     model = load_language_model(folder)
     before = {name: (weight.data_ptr(), weight.clone()) for name, weight in model.state_dict().items()}
     config, modules = model.config.to_dict(), dict(model.named_modules())
-    encoder = TextEncoder(model, make_tokenizer(), layers=[2])
+    encoder = TextEncoder(model, tiny_tokenizer(), layers=[2])
     encoder(PROMPTS)
     encoder.model.to(torch.float64)
     assert model.config.to_dict() == config
@@ -148,9 +153,9 @@ def test_what_kind_each_layer_is_of_is_shortened_too(language_models: Models) ->
 
 def test_a_model_whose_layers_depend_on_their_number_is_left_whole(language_models: Models) -> None:
     model = load_language_model(str(language_models("qwen3")))
-    expected = TextEncoder(model, make_tokenizer(), layers=[2])(PROMPTS).hidden_states
+    expected = TextEncoder(model, tiny_tokenizer(), layers=[2])(PROMPTS).hidden_states
     model.config.model_type = "minimax"
-    encoder = TextEncoder(model, make_tokenizer(), layers=[2])
+    encoder = TextEncoder(model, tiny_tokenizer(), layers=[2])
     assert encoder.model is model
     assert encoder.last_layer == "normalized"
     assert encoder(PROMPTS).hidden_states.equal(expected)
@@ -161,6 +166,6 @@ def test_no_list_of_layers(language_models: Models) -> None:
 
     config = AlbertConfig(vocab_size=64, hidden_size=32, embedding_size=16, num_attention_heads=4, num_hidden_layers=3)
     model = AlbertModel(config).eval()
-    assert TextEncoder(model, make_tokenizer(), layers=[1, 2]).model is model
+    assert TextEncoder(model, tiny_tokenizer(), layers=[1, 2]).model is model
     with pytest.raises(ValueError, match="layers of AlbertModel are not one list"):
-        TextEncoder(model, make_tokenizer(), last_layer="raw")
+        TextEncoder(model, tiny_tokenizer(), last_layer="raw")

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import NUM_LAYERS, make_tokenizer
 
 from semantic_routing.text import TextEncoder, load_language_model, load_tokenizer, resolve_layers
+from semantic_routing.text.tiny import NUM_LAYERS, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,12 @@ def test_layers_that_do_not_exist(layers: Any, sentence: str) -> None:
 
 
 def test_chosen_layers_are_those_of_the_model(model: Any) -> None:
-    everything = TextEncoder(model, make_tokenizer(), layers=[0, 1, 2, 3, 4])(["a red circle"]).hidden_states
-    assert TextEncoder(model, make_tokenizer(), layers=[-1, 2])(["a red circle"]).hidden_states.equal(
+    everything = TextEncoder(model, tiny_tokenizer(), layers=[0, 1, 2, 3, 4])(["a red circle"]).hidden_states
+    assert TextEncoder(model, tiny_tokenizer(), layers=[-1, 2])(["a red circle"]).hidden_states.equal(
         everything[:, [2, 4]]
     )
-    assert TextEncoder(model, make_tokenizer())(["a red circle"]).hidden_states.equal(everything[:, 1:])
-    embeddings = model.get_input_embeddings()(torch.tensor([make_tokenizer()("a red circle")["input_ids"]]))
+    assert TextEncoder(model, tiny_tokenizer())(["a red circle"]).hidden_states.equal(everything[:, 1:])
+    embeddings = model.get_input_embeddings()(torch.tensor([tiny_tokenizer()("a red circle")["input_ids"]]))
     assert everything[:, 0].equal(embeddings)
 
 
@@ -116,7 +116,7 @@ def test_each_distinct_prompt_is_encoded_once(encoder: TextEncoder) -> None:
 
 @pytest.mark.parametrize("pad", [True, False])
 def test_padding_is_on_the_right_whatever_the_tokenizer_likes(model: Any, pad: bool) -> None:
-    tokenizer = make_tokenizer(pad)
+    tokenizer = tiny_tokenizer(pad)
     assert tokenizer.padding_side == "left"
     input_ids, mask = TextEncoder(model, tokenizer).tokenize(PROMPTS)
     lengths = [3, 7, 1, 6]
@@ -135,7 +135,7 @@ def test_an_empty_prompt_is_one_token(encoder: TextEncoder) -> None:
 
 
 def test_a_warning_says_how_many_tokens_were_lost(model: Any, caplog: pytest.LogCaptureFixture) -> None:
-    encoder = TextEncoder(model, make_tokenizer(), max_length=4)
+    encoder = TextEncoder(model, tiny_tokenizer(), max_length=4)
     with caplog.at_level(logging.WARNING):
         features = encoder(["a red circle", "two blue squares and a green star", "a red circle left of a star"])
     assert [record.message for record in caplog.records] == [
@@ -150,19 +150,19 @@ def test_a_warning_says_how_many_tokens_were_lost(model: Any, caplog: pytest.Log
 
 
 def test_no_prompt_is_longer_than_the_model_can_read(model: Any) -> None:
-    encoder = TextEncoder(model, make_tokenizer(), max_length=10_000)
+    encoder = TextEncoder(model, tiny_tokenizer(), max_length=10_000)
     assert encoder.max_length == model.config.max_position_embeddings == 128
     assert encoder(["a " * 200]).mask.shape == (1, 128)
 
 
 def test_the_instruction_is_put_before_the_prompt_as_it_is(model: Any) -> None:
-    plain, instructed = TextEncoder(model, make_tokenizer()), TextEncoder(model, make_tokenizer(), instruction="draw ")
+    plain, instructed = TextEncoder(model, tiny_tokenizer()), TextEncoder(model, tiny_tokenizer(), instruction="draw ")
     assert instructed(["a star"]).hidden_states.equal(plain(["draw a star"]).hidden_states)
     assert instructed([""]).hidden_states.equal(plain(["draw"]).hidden_states)
 
 
 def test_the_chat_template_wraps_instruction_and_prompt(model: Any) -> None:
-    tokenizer = make_tokenizer()
+    tokenizer = tiny_tokenizer()
     encoder = TextEncoder(model, tokenizer, instruction="draw ", chat_template=True)
     input_ids, _ = encoder.tokenize(["a star"])
     assert tokenizer.decode(input_ids[0]).split() == ["<user>", "draw", "a", "star", "<end>", "<assistant>"]
@@ -173,13 +173,13 @@ def test_the_chat_template_wraps_instruction_and_prompt(model: Any) -> None:
 
 def test_mistakes(model: Any) -> None:
     with pytest.raises(ValueError, match="last_layer must be 'normalized' or 'raw', not 'last'"):
-        TextEncoder(model, make_tokenizer(), last_layer="last")
+        TextEncoder(model, tiny_tokenizer(), last_layer="last")
     with pytest.raises(ValueError, match="no prompt"):
-        TextEncoder(model, make_tokenizer())([])
+        TextEncoder(model, tiny_tokenizer())([])
 
 
 def test_features_can_be_moved_and_cast(model: Any) -> None:
-    features = TextEncoder(model, make_tokenizer())(PROMPTS).to("cpu", torch.bfloat16)
+    features = TextEncoder(model, tiny_tokenizer())(PROMPTS).to("cpu", torch.bfloat16)
     assert features.hidden_states.dtype == torch.bfloat16
     assert features.mask.dtype == torch.bool
     assert features.hidden_states.shape[1] == NUM_LAYERS
@@ -187,4 +187,4 @@ def test_features_can_be_moved_and_cast(model: Any) -> None:
 
 def test_nothing_is_recorded_for_gradients(qwen3_vl: Path) -> None:
     language_model = load_language_model(str(qwen3_vl)).requires_grad_(True)
-    assert not TextEncoder(language_model, make_tokenizer())(["a star"]).hidden_states.requires_grad
+    assert not TextEncoder(language_model, tiny_tokenizer())(["a star"]).hidden_states.requires_grad

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TEXT_CHANNELS, make_tokenizer
 from torch import Tensor
 
 from semantic_routing.data import Batch
@@ -13,6 +12,7 @@ from semantic_routing.flow_config import FlowConfig
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.latents import LatentCodec
 from semantic_routing.text import TextEncoder, load_language_model
+from semantic_routing.text.tiny import TEXT_CHANNELS, tiny_tokenizer
 from semantic_routing.training.step import batch_loss
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 
 
 @pytest.fixture(scope="module")
 def encoder(language_models: Callable[[str], Path]) -> TextEncoder:
-    return TextEncoder(load_language_model(str(language_models("llama"))), make_tokenizer())
+    return TextEncoder(load_language_model(str(language_models("llama"))), tiny_tokenizer())
 
 
 @pytest.fixture(scope="module", params=["velocity", "sample"])

@@ -25,6 +25,7 @@ from . import (
     probe,
     prune,
     quickstart,
+    tiny_models,
     train,
     weights,
 )
@@ -71,8 +72,9 @@ for module in (
     convert,
     ablate,
     caption,
+    tiny_models,
 ):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+    app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -181,7 +181,8 @@ def test_a_full_size_joint_model_takes_less_than_ten_seconds(tmp_path):
         torch.nn.init.normal_(parameter, std=0.3)
     (tmp_path / "transformer").mkdir()
     (tmp_path / "model_index.json").write_text(json.dumps({"text_layers": "all"}))
-    config = {"strategy": "joint", "num_text_layers": 36, "num_blocks": 24}
+    sizes = {"num_text_layers": 36, "num_blocks": 24, "text_channels": 2560, "hidden_size": 2048}
+    config = {"strategy": "joint", "num_key_value_heads": 8, **sizes}
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
     weights = {f"fusion.{name}": tensor for name, tensor in fusion.state_dict().items()}
     save_file(weights, tmp_path / "transformer" / "model.safetensors")

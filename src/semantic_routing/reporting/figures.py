@@ -93,9 +93,9 @@ def heat_map(
 ) -> ScalarMappable:
     """Cells centered on whole numbers, row 0 at the bottom; returns what a color bar needs."""
     rows, columns = values.shape
-    return axes.pcolormesh(
-        np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5, values, cmap=colors, vmin=low, vmax=high
-    )
+    x, y = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    # As one image: thousands of cells make an SVG large, and viewers show seams between them.
+    return axes.pcolormesh(x, y, values, cmap=colors, vmin=low, vmax=high, rasterized=True)
 
 
 def label_cells(axes: Axes, axis: str, labels: Sequence[Any], most: int = 12) -> None:
@@ -116,5 +116,5 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     paths = [folder / f"{figure.name}.png", folder / f"{figure.name}.svg"]
     figure.canvas.savefig(paths[0], dpi=DPI)
     figure.canvas.set_layout_engine("none")  # all is in its place now
-    figure.canvas.savefig(paths[1], metadata={"Date": None})
+    figure.canvas.savefig(paths[1], dpi=DPI, metadata={"Date": None})
     return paths

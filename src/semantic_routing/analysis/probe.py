@@ -37,10 +37,10 @@ def probe(
     dtype: str = "float32",
     batch_size: int = 100,
 ) -> Arrays:
-    """`accuracy` by role, claim and layer, then of the `mean` and the best convex `mix`; `chance`; the mix's `weights`.
+    """`accuracy` by role, claim and layer, `chance`, and the `weights` of the best convex mix.
 
-    Layer 0 is the token embeddings; mean and mix are of the others. Layers are normalized as fusions normalize them.
-    Chance is the share of the most frequent class. What has no such word, or only one class, is not a number.
+    Layer 0 is the token embeddings; `mean` and `mix` are of the others, normalized as fusions normalize them. Chance is
+    the share of the most frequent class. What has no such word, or only one class, is not a number.
 
     Args:
         model: folder, hub name or `package:NAME` of a language model.

@@ -108,6 +108,6 @@ def _descend(stack: Stack, targets: Float[Tensor, "facts classes"], fold: Fold) 
         mixed = torch.einsum("l,nlc->nc", logits.softmax(0), stack)
         said = ridge_scores(mixed[fold.fitted], targets[fold.fitted], mixed[fold.chosen], penalty)
         optimizer.zero_grad()
-        (said - targets[fold.chosen]).square().mean().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward((said - targets[fold.chosen]).square().mean())
         optimizer.step()
     return logits.detach().softmax(0)

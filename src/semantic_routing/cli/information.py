@@ -25,16 +25,27 @@ def command(
     ] = "unseen",
     examples: Annotated[int, typer.Option(min=2, help="Pictures a skill.")] = 256,
     unconditional: Annotated[
-        bool, typer.Option("--information/--no-information", help="Without: cost and heard alone, in half the time.")
+        bool, typer.Option("--information/--no-information", help="What captions tell, against no caption at all.")
+    ] = True,
+    edited: Annotated[
+        bool, typer.Option("--heard/--no-heard", help="What tells captions from minimal edits; of scenes.")
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise, which is the same for every model.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Only print estimates beside exact values, on captions of one object.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
     """Nats that captions are worth to a model, from its denoising errors: no judge, no sampling, no detector."""
+    if exact:
+        from ..evaluation.exact_check import check
+
+        check(pipeline, examples, seed, device).print()
+        return
     from ..evaluation.information_run import InformationOptions, run
 
     named = tuple(skill.strip() for skill in skills.split(",")) if skills else ()
-    options = InformationOptions(data, named, split, examples, unconditional, seed, batch_size, dtype, device)
+    options = InformationOptions(data, named, split, examples, unconditional, edited, seed, batch_size, dtype, device)
     run(pipeline, options, out).table().print()

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..data import BrokenExampleError, ExampleStream, FolderSource
-from ..scenes import render, sample_scene
+from ..scenes import edits, render, sample_scene
 from .result import Tally
 
 Pixels = Float[Tensor, "3 height width"]
@@ -48,7 +48,7 @@ class CaptionedPicture:
 
 
 def scene_pictures(
-    skills: Sequence[str], count: int, split: str, size: int, spacing: Mapping[str, int]
+    skills: Sequence[str], count: int, split: str, size: int, spacing: Mapping[str, int], edited: bool = True
 ) -> list[CaptionedPicture]:
     """`count` pictures of each skill, the same ones whatever other skills are chosen.
 
@@ -58,13 +58,15 @@ def scene_pictures(
         split: "train", "unseen" or "held-out"; see `sample_scene`.
         size: pixels a side.
         spacing: where objects lie, by the names of `sample_scene`'s arguments; a model knows what it was trained on.
+        edited: make false captions, too; see `scenes.edits`.
     """
     found = []
     for skill in skills:
         for index in range(count):
             sample = sample_scene(SEED, index, split, [skill], **spacing)
             pixels = as_pixels(render(sample.scene, size))
-            found.append(CaptionedPicture(f"{skill}-{index}", skill, pixels, sample.caption))
+            false = {edit.kind: edit.caption for edit in edits(sample)} if edited else {}
+            found.append(CaptionedPicture(f"{skill}-{index}", skill, pixels, sample.caption, false))
     return found
 
 

@@ -149,7 +149,7 @@ def paired_difference(results: Sequence[Result], baseline: Sequence[Result], mea
     """The mean difference: runs are paired by their place, and prompts by their key."""
     groups = _shared([*results, *baseline], measure)
     pairs = list(zip(results, baseline, strict=True))
-    low, high = baseline[0].bounds
+    low, high = baseline[0].bounds or (0.0, 1.0)
     return intervals.difference(
         [[[one.values[key] - two.values[key] for key in group] for one, two in pairs] for group in groups], high - low
     )

@@ -26,11 +26,11 @@ class Candidates(NamedTuple):
         return torch.softmax(self.log_probabilities + scale * fit, dim=1) @ self.pictures
 
 
-def candidates(pictures: Sequence[Weighted], size: int) -> Candidates:
-    """Scenes drawn at `size` pixels a side, in [-1, 1], in float64."""
+def candidates(pictures: Sequence[Weighted], size: int, dtype: torch.dtype = torch.float64) -> Candidates:
+    """Scenes drawn at `size` pixels a side, in [-1, 1]."""
     drawn = torch.stack([as_pixels(render(scene, size)) for scene, _ in pictures])
-    weights = torch.tensor([probability for _, probability in pictures], dtype=torch.float64)
-    return Candidates(drawn.flatten(1).double(), weights.log())
+    weights = torch.tensor([probability for _, probability in pictures], dtype=dtype)
+    return Candidates(drawn.flatten(1).to(dtype), weights.log())
 
 
 def exact_denoiser(of_caption: Callable[[str], Candidates]) -> Denoiser:
@@ -43,7 +43,8 @@ def exact_denoiser(of_caption: Callable[[str], Candidates]) -> Denoiser:
             flat = noisy.flatten(1).double()
             means = torch.empty_like(flat)
             for caption, among in rows.items():
-                means[among] = of_caption(caption).posterior_mean(flat[among], sigma)
+                known = of_caption(caption)
+                means[among] = known.posterior_mean(flat[among].to(known.pictures.dtype), sigma).double()
             return means.view_as(noisy)
 
         return denoise

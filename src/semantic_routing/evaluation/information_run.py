@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from ..io.files import JsonObject, sha256
 from ..io.jsonl import write_lines
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
-from ..pipelines.saved import find_pipeline
+from ..pipelines.saved import PipelineFiles, find_pipeline
 from ..reporting.arrays import NamedArray
 from ..reporting.figures import DASHES, OKABE_ITO, Figure, panels, save, style
 from ..scenes import SKILLS
@@ -56,6 +57,7 @@ class InformationOptions:
         split: of scenes, see `sample_scene`.
         examples: pictures a skill.
         unconditional: denoise without a caption, too, which information needs.
+        edited: denoise scenes with false captions, too, which heard needs.
         seed: of the noise.
         batch_size: pictures at a time.
         dtype: of the weights.
@@ -67,6 +69,7 @@ class InformationOptions:
     split: str = "unseen"
     examples: int = 256
     unconditional: bool = True
+    edited: bool = True
     seed: int = 0
     batch_size: int = 32
     dtype: str = "float32"
@@ -140,36 +143,24 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
         ValueError: information is asked of a model without an unconditional branch, or there is nothing to measure.
     """
     files = find_pipeline(pipeline)
-    training = files.training_data or {}
-    if options.unconditional and training.get("caption_dropout") == 0:
+    if options.unconditional and (files.training_data or {}).get("caption_dropout") == 0:
         raise ValueError(
             "The model was trained with data.caption_dropout 0 and so has no unconditional branch: information cannot "
             "be measured; --no-information gives cost and heard."
         )
-    config = files.transformer
-    tally = Tally(expected=0)
     loaded = load_pipeline(str(files.folder), options.dtype, options.device)
-    size = config["sample_size"] * loaded.codec.downsampling
-    if options.data is None:
-        source = training.get("source", {})
-        spacing = {key: source[key] for key in ("spacing", "crowd_spacing") if key in source}
-        skills = options.skills or files.trained_skills or SKILLS
-        pictures = scene_pictures(skills, options.examples, options.split, size, spacing)
-    else:
-        pictures = folder_pictures(options.data, options.examples, size, tally)
+    tally = Tally(expected=0)
+    size = files.transformer["sample_size"] * loaded.codec.downsampling
+    pictures, source = choose_pictures(files, options, size, tally)
     tally.expected = len(pictures) + sum(map(len, tally.problems.values()))
     found = []
     for measured in measure(loaded, pictures, options.unconditional, options.seed, options.batch_size):
         tally.add(measured.values())
         found.append(measured)
-    settings = {
-        "version": VERSION,
-        "data": {} if options.data else {"split": options.split, **spacing},
-        "seed": options.seed,
-        "space": f"{config['in_channels']} channels, {'pixels' if loaded.vae is None else 'latents'}",
-        "sampling": {"pipeline": pipeline, "weights": weights_hash(loaded)},
-    }
-    result = summarize("information", tally, measures(found), settings, UNIT)
+    space = f"{loaded.codec.channels} channels, {'pixels' if loaded.vae is None else 'latents'}"
+    settings = {"version": VERSION, "data": source, "seed": options.seed, "space": space, "dtype": options.dtype}
+    settings["sampling"] = {"pipeline": pipeline, "weights": weights_hash(loaded)}
+    result = summarize("information", tally, measures(found), settings, UNIT, bounds=None)
     result.write(out)
     write_lines(out / "results.jsonl", (measured.line() for measured in found))
     curves = mean_curves(found)
@@ -177,6 +168,21 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
     with style():
         save(draw(curves), out)
     return result
+
+
+def choose_pictures(
+    files: PipelineFiles, options: InformationOptions, size: int, tally: Tally
+) -> tuple[list[CaptionedPicture], JsonObject]:
+    """The pictures, and what another run needs in order to have the same ones."""
+    if options.data is not None:
+        return folder_pictures(options.data, options.examples, size, tally), {
+            "sha256": sha256(options.data.read_text())
+        }
+    source = (files.training_data or {}).get("source", {})
+    spacing = {key: source[key] for key in ("spacing", "crowd_spacing") if key in source}
+    skills = options.skills or files.trained_skills or SKILLS
+    pictures = scene_pictures(skills, options.examples, options.split, size, spacing, options.edited)
+    return pictures, {"split": options.split, **spacing}
 
 
 def key_of(picture: CaptionedPicture, quantity: str, band: tuple[float, float] | None) -> str:

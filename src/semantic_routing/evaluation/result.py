@@ -98,8 +98,8 @@ class Result:
     rows: list[Row]
     problems: dict[str, list[str]]
 
-    bounds: tuple[float, float] = (0.0, 1.0)
-    """The lowest and the highest score that there can be."""
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    """The lowest and the highest score that there can be; None where there are none."""
 
     def write(self, out: Path) -> None:
         """Writes `result.json`, `result.csv` and `result.md`."""
@@ -146,7 +146,7 @@ def summarize(
     measures: Sequence[Measure],
     settings: JsonObject,
     unit: str,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float, float] | None = (0.0, 1.0),
     partial: bool = False,
 ) -> Result:
     """Turns images' scores into a result.
@@ -157,7 +157,7 @@ def summarize(
         measures: what to report; the ones named "overall" are withheld from an incomplete result.
         settings: of sampling and scoring; the versions of the libraries are added.
         unit: what a score is, in a sentence.
-        bounds: the lowest and the highest score that there can be.
+        bounds: the lowest and the highest score that there can be; None where there are none.
         partial: give the overall numbers of an incomplete result all the same.
     """
     values = {key: sum(scores) / len(scores) for key, scores in tally.scores.items()}
@@ -184,7 +184,7 @@ def _row(
     measure: Measure,
     values: Mapping[str, float],
     images: Mapping[str, int],
-    bounds: tuple[float, float],
+    bounds: tuple[float, float] | None,
     withheld: bool,
 ) -> Row:
     known = [[key for key in group if key in values] for group in measure.groups]
@@ -211,7 +211,8 @@ def read_result(path: Path) -> Result:
     measures = [
         Measure(entry["name"], tuple(map(tuple, entry["groups"])), entry["part"]) for entry in record.pop("measures")
     ]
-    bounds = tuple(record.pop("bounds", (0.0, 1.0)))
+    limits = record.pop("bounds", (0.0, 1.0))
+    bounds = None if limits is None else tuple(limits)
     rows = [Row(**entry) for entry in record.pop("rows")]
     return Result(measures=measures, rows=rows, bounds=bounds, **record)
 

@@ -40,7 +40,7 @@ class _Sample(NamedTuple):
     number: float
 
 
-def score(groups: Sequence[ArrayLike], bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate | None:
+def score(groups: Sequence[ArrayLike], bounds: tuple[float, float] | None = (0.0, 1.0)) -> Estimate | None:
     """The plain mean of the groups' means, with its interval; None if there is no group or one is empty.
 
     The interval is Wilson's for a share, with the effective number of values in the place of their number (as Korn and
@@ -49,8 +49,11 @@ def score(groups: Sequence[ArrayLike], bounds: tuple[float, float] = (0.0, 1.0))
 
     Args:
         groups: for each, an array (prompts,) or (runs, prompts) of scores.
-        bounds: the lowest and the highest score that there can be.
+        bounds: the lowest and the highest score that there can be; None for scores without bounds, whose interval is
+            Student's t.
     """
+    if bounds is None:
+        return difference(groups)
     sample = _sample(groups)
     if sample is None:
         return None

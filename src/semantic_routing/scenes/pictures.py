@@ -58,7 +58,7 @@ def _completions(plan: Plan) -> Iterator[tuple[list[SceneObject], float]]:
             if share:
                 described = zip(plan.objects, colors, sizes, strict=True)
                 yield (
-                    [SceneObject(str(d.shape), color, str(size), 0, 0, "solid") for d, color, size in described],
+                    [SceneObject(str(d.shape), color, str(size), 0.0, 0.0, "solid") for d, color, size in described],
                     share,
                 )
 

@@ -27,13 +27,12 @@ def test_a_dry_run_counts_the_fusion(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_few_steps_of_training_move_the_fusion(make_config: Callable[..., Config], strategy: str) -> None:
+def test_a_few_steps_of_training_move_all_of_the_fusion(make_config: Callable[..., Config], strategy: str) -> None:
     changes = {"model": {"strategy": strategy}, "optimizer": {"warmup_steps": 0}}
-    run = train(make_config(training={"steps": 2, "checkpoint_every": 1}, **changes)).parent
-    first, last = (load_file(run / f"checkpoint-{step:08d}" / "model.safetensors") for step in (1, 2))
-    names = [name for name in first if name.startswith("fusion.")]
-    moved = [name for name in names if not first[name].equal(last[name])]
-    assert bool(moved) == bool(names)
+    # The output layer starts at zero, and much of a fusion too: gradients need some steps to reach everything.
+    run = train(make_config(training={"steps": 5, "checkpoint_every": 1}, **changes)).parent
+    before, last = (load_file(run / f"checkpoint-{step:08d}" / "model.safetensors") for step in (4, 5))
+    assert [name for name in last if name.startswith("fusion.") and before[name].equal(last[name])] == []
     assert all(torch.isfinite(tensor).all() for tensor in last.values())
 
 

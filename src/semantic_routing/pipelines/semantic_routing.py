@@ -350,7 +350,10 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                 noisy.to(self.transformer.dtype), times, text_context=context, attention_kwargs=self.attention_kwargs
             ).sample
         flow = velocity(output, noisy, times, self.transformer.config.prediction)
-        return guide(*flow.chunk(2), self.guidance_scale) if guided else flow
+        if not guided:
+            return flow
+        unconditional, conditional = flow.chunk(2)
+        return guide(unconditional, conditional, self.guidance_scale)
 
     def _call_back(
         self,

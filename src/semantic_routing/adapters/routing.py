@@ -1,5 +1,6 @@
 """A fusion inside a host: what it adds to the text that each block reads."""
 
+from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 
 import torch
@@ -45,6 +46,8 @@ class TextReader:
         residual = residual.to(tokens.device, tokens.dtype)[:, : tokens.shape[1]]
         start = 0 if self.text_first else tokens.shape[1] - residual.shape[1]
         end = start + residual.shape[1]
+        if residual.shape[1] == tokens.shape[1]:
+            return tokens + residual
         return torch.cat([tokens[:, :start], tokens[:, start:end] + residual, tokens[:, end:]], dim=1)
 
 
@@ -131,7 +134,8 @@ class Routing(nn.Module):
         self.mask = Argument.of(model, host.mask) if host.mask else None
         self.readers: list[TextReader] = []
         self._step: Step | None = None
-        self._fused: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        # By the tensor of the text, as long as it lives.
+        self._fused: MutableMapping[Tensor, tuple[tuple[object, ...], list[Tensor]]] = WeakTensorKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy gets: everything but the tensors of the step that runs and those kept for the next."""

@@ -158,7 +158,7 @@ class Routing(nn.Module):
         if self.scale:
             self.to(text.device)
             step = self._make_step(model, args, kwargs, wide)
-            kept = self._fused.get(wide)  # type: ignore[no-untyped-call]
+            kept = self._fused.get(wide)
             if kept is not None and kept[0] == self._key(step):
                 self.show(kept[1])
             else:

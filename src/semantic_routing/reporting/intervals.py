@@ -88,10 +88,11 @@ def difference(groups: Sequence[ArrayLike], width: float = 1.0) -> Estimate | No
     if variance == 0:
         sizes = np.abs(np.concatenate([np.ravel(group) for group in groups]))
         step = sizes[sizes > 0].min() if sizes.any() else width
-        variance, freedom = 2 * (step / sample.number) ** 2, max(sample.number - 1, 1.0)
+        number = max(sample.number, 1.0)  # a single difference
+        variance, freedom = 2 * (step / number) ** 2, max(number - 1, 1.0)
     error = variance**0.5
     half = _quantile(freedom) * error
-    p_value = 2 * stdtr(freedom, -abs(sample.mean) / error)
+    p_value = 2 * stdtr(freedom, -abs(sample.mean) / error) if error else 1.0
     return Estimate(sample.mean, sample.mean - half, sample.mean + half, float(p_value))
 
 

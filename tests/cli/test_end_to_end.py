@@ -89,6 +89,7 @@ def test_train_kill_resume_export_generate(config: Path, qwen3_vl: Path, tmp_pat
     assert str(pipeline) in sroute("export", run, pipeline)
     assert {path.name for path in pipeline.iterdir()} == {
         "model_index.json",
+        "pipeline.py",
         "scheduler",
         "text_encoder",
         "tokenizer",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_hosts import LENGTH, MAKERS, PROMPTS, TinyHost, first
+from tiny_hosts import LENGTH, MAKERS, PROMPTS, TinyHost, first, make_host
 from torch import Tensor, nn
 
 from semantic_routing.adapters import (

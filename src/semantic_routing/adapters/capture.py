@@ -110,4 +110,5 @@ def split(
     wide: Float[Tensor, "batch text_tokens all_channels"], width: int, num_layers: int
 ) -> tuple[Float[Tensor, "batch text_tokens channels"], Float[Tensor, "batch layers text_tokens text_channels"]]:
     """The text of a host, `width` channels as it would have come without the layers, and the layers."""
-    return wide[..., :width].contiguous(), wide[..., width:].unflatten(-1, (num_layers, -1)).transpose(1, 2)  # type: ignore[no-untyped-call]
+    layers = wide[..., width:].reshape(*wide.shape[:2], num_layers, -1)
+    return wide[..., :width].contiguous(), layers.transpose(1, 2)

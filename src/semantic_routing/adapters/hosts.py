@@ -56,11 +56,6 @@ class Host(NamedTuple):
     after_others: bool = False
     when: Config | None = None
 
-    @property
-    def joint(self) -> bool:
-        """Whether a block updates the text: what is added to a block's text then stays for the blocks after it."""
-        return "attn" not in self.blocks
-
     def text_channels(self, config: Config) -> int:
         """Width of the text that the model takes.
 

@@ -203,9 +203,9 @@ def fusion_sizes(config: Mapping[str, Any]) -> FusionSizes:
     return FusionSizes(
         config["num_text_layers"],
         config["num_blocks"],
-        config["text_channels"],
-        config["hidden_size"],
-        config["num_key_value_heads"],
+        config.get("text_channels"),
+        config.get("hidden_size"),
+        config.get("num_key_value_heads"),
     )
 
 

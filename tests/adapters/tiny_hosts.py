@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
-from tiny import make_tokenizer, normal
+from tiny import normal
 from torch import Tensor, nn
+
+from semantic_routing.text.tiny import tiny_tokenizer
 
 LAYERS, CHANNELS, LENGTH = 3, 32, 10
 PROMPTS = ["a red circle left of the green star", "two blue squares"]
@@ -15,21 +17,21 @@ PROMPTS = ["a red circle left of the green star", "two blue squares"]
 
 def tokenizer(length: int = LENGTH) -> Any:
     """One token a word, padded on the right."""
-    made = make_tokenizer()
+    made = tiny_tokenizer()
     made.padding_side, made.model_max_length = "right", length
     return made
 
 
 def t5(kind: str = "T5") -> nn.Module:
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=64, d_model=CHANNELS, d_kv=8, d_ff=48, num_layers=LAYERS, num_heads=4
+        vocab_size=320, d_model=CHANNELS, d_kv=8, d_ff=48, num_layers=LAYERS, num_heads=4
     )
     return getattr(transformers, f"{kind}EncoderModel")(config)
 
 
 def clip(channels: int = CHANNELS, projection: bool = False, layers: int = LAYERS) -> nn.Module:
     config = transformers.CLIPTextConfig(
-        vocab_size=64, hidden_size=channels, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
+        vocab_size=320, hidden_size=channels, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4,
         max_position_embeddings=77, projection_dim=channels, eos_token_id=1, pad_token_id=4,
     )  # fmt: skip
     return (transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel)(config)
@@ -38,7 +40,7 @@ def clip(channels: int = CHANNELS, projection: bool = False, layers: int = LAYER
 def gemma() -> nn.Module:
     return transformers.Gemma2Model(
         transformers.Gemma2Config(
-            vocab_size=64, hidden_size=CHANNELS, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4,
+            vocab_size=320, hidden_size=CHANNELS, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4,
             num_key_value_heads=2, head_dim=8, pad_token_id=4,
         )
     )  # fmt: skip
@@ -158,7 +160,7 @@ def hunyuan() -> TinyHost:
     )  # fmt: skip
     bert = transformers.BertModel(
         transformers.BertConfig(
-            vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+            vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
         )
     )
     pipe = diffusers.HunyuanDiTPipeline(

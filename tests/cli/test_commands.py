@@ -104,4 +104,4 @@ def test_code_of_the_user_s_is_imported_before_any_command(tmp_path: Path) -> No
         assert "no config file 'scenes/jiont'" in result.stderr
     result = sroute("--import", "gone.py", "train", "scenes/joint", cwd=tmp_path)
     assert result.returncode == 2
-    assert "'gone.py', named in imports, cannot be imported" in result.stderr
+    assert "'gone.py' cannot be imported" in result.stderr

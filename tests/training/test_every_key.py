@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from pydantic import BaseModel
-from tiny import WORDS
 
 from semantic_routing.data.config import SOURCES
 from semantic_routing.io.jsonl import read_lines
+from semantic_routing.text.tiny import WORDS
 from semantic_routing.training import train
 from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline

@@ -1,6 +1,7 @@
 """What a fusion is: hidden states of all language-model layers in, the context of every block out."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -201,6 +202,19 @@ class TextFusion(nn.Module):
 FUSIONS: Registry[type[TextFusion]] = Registry("fusion strategy")
 
 
+def make_fusion(strategy: str, kind: type[TextFusion], sizes: FusionSizes, options: Mapping[str, Any]) -> TextFusion:
+    """A fusion of class `kind`, which is registered as `strategy`.
+
+    Raises:
+        ValueError: it does not take one of the options, or lacks one; the message names it.
+    """
+    try:
+        inspect.signature(kind).bind(sizes, **options)
+    except TypeError as error:
+        raise ValueError(f"Fusion strategy {strategy!r} and its options do not go together: {error}.") from error
+    return kind(sizes, **options)
+
+
 def as_bool(mask: Tensor) -> Bool[Tensor, "batch text_tokens"]:
     """A mask as tokenizers return it, of any type, as booleans.
 
@@ -229,6 +243,8 @@ def check_fusion(fusion: TextFusion, name: str) -> None:
     if sizes.text_channels is None or (reads_state and sizes.state_channels is None):
         return
     device = next((parameter.device for parameter in fusion.parameters()), torch.device("cpu"))
+    if device.type == "meta":  # autocast, which gates turn off, is not to be had there
+        return
     hidden_states = torch.ones(2, sizes.num_layers, 3, sizes.text_channels, device=device)
     state = torch.ones(2, sizes.state_channels or 0, device=device) if reads_state else None
     moment = Moment(torch.full((2,), 500.0, device=device), state, 0 if reads_state else None)

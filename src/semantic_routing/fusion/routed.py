@@ -91,6 +91,9 @@ class RoutedFusion(TextFusion):
 class Penultimate(RoutedFusion):
     """B1: the layer before the last, nothing fused. Given a single layer, that one."""
 
+    def __init__(self, sizes: FusionSizes) -> None:
+        super().__init__(sizes)
+
     @classmethod
     def layers_read(cls, num_layers: int, num_blocks: int, **options: Any) -> list[int]:
         """The one layer before the last."""
@@ -106,6 +109,9 @@ class Penultimate(RoutedFusion):
 @FUSIONS.register("uniform")
 class Uniform(RoutedFusion):
     """B2: the plain mean over layers."""
+
+    def __init__(self, sizes: FusionSizes) -> None:
+        super().__init__(sizes)
 
     def logits(self, prepared: Prepared | None, moment: Moment) -> Logits:
         """z = 0."""

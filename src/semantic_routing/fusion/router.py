@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .contract import FUSIONS, FusionSizes, Moment, Prepared, check_fusion
+from .contract import FUSIONS, FusionSizes, Moment, Prepared, check_fusion, make_fusion
 from .gains import fuse_with_gains
 
 
@@ -37,7 +37,7 @@ class SemanticRouter(nn.Module):
     ) -> None:
         super().__init__()
         sizes = FusionSizes(num_layers, num_blocks, text_channels, state_channels, num_heads)
-        self.fusion = FUSIONS.find(strategy)(sizes, **options)
+        self.fusion = make_fusion(strategy, FUSIONS.find(strategy), sizes, options)
         check_fusion(self.fusion, strategy)
 
     def prepare(

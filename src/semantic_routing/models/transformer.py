@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion, fuse_with_gains
+from ..fusion.contract import make_fusion
 from ..io.registry import source_of
 from .attention import KeyValue, RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
@@ -127,7 +128,8 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         self._add_output()
         # Whatever the fusion draws, the context embedder starts the same.
         with torch.random.fork_rng(devices=[]):
-            self.fusion = find_fusion(strategy, fusion_source)(fusion_sizes(self.config), **fusion_options or {})
+            kind = find_fusion(strategy, fusion_source)
+            self.fusion = make_fusion(strategy, kind, fusion_sizes(self.config), fusion_options or {})
         self.context_embedder = ContextEmbedder(self.fusion.out_channels, width, norm_eps)
         self.register_to_config(fusion_source=source_of(type(self.fusion)))
 

@@ -7,6 +7,7 @@ import yaml
 from safetensors import safe_open
 
 from ..fusion import TextFusion
+from ..fusion.contract import make_fusion
 from ..io.files import read_json
 from ..io.resources import resolve_pipeline
 from ..models.transformer import current_name, find_fusion, fusion_sizes
@@ -82,9 +83,8 @@ def load_fusion(files: PipelineFiles) -> TextFusion:
     config = files.transformer
     if files.strategy is None:
         raise ValueError(f"The transformer in {files.folder} has no fusion.")
-    fusion = find_fusion(files.strategy, config.get("fusion_source"))(
-        fusion_sizes(config), **config.get("fusion_options") or {}
-    )
+    kind = find_fusion(files.strategy, config.get("fusion_source"))
+    fusion = make_fusion(files.strategy, kind, fusion_sizes(config), config.get("fusion_options") or {})
     tensors = {}
     for path in sorted((files.folder / "transformer").glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:

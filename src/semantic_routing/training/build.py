@@ -13,8 +13,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ..data import LatentsSource
 from ..data.latents import read_manifest
+from ..fusion import check_fusion
 from ..io.resources import resolve_pipeline
-from ..models import MODELS, DiffusionTransformer2DModel
+from ..models import MODELS, DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
@@ -72,14 +73,21 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
 
 
 def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
-    """A freshly initialized diffusion transformer."""
-    return MODELS.find(config.model.kind)(
+    """A freshly initialized diffusion transformer.
+
+    Raises:
+        ValueError: sizes or options that do not go together, or a fusion that contradicts what it says of itself.
+    """
+    transformer = MODELS.find(config.model.kind)(
         **config.model.arguments(),
         num_text_layers=len(sizes.layers),
         text_channels=sizes.text_channels,
         in_channels=sizes.latent_channels,
         sample_size=config.data.image_size // sizes.downsampling,
     )
+    if isinstance(transformer, SemanticRoutingTransformer2DModel):
+        check_fusion(transformer.fusion, str(config.model.strategy))
+    return transformer
 
 
 def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel) -> None:

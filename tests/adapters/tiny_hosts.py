@@ -48,7 +48,7 @@ def gemma() -> nn.Module:
 
 def qwen() -> nn.Module:
     text = {
-        "vocab_size": 64, "hidden_size": CHANNELS, "intermediate_size": 48, "num_hidden_layers": LAYERS,
+        "vocab_size": 320, "hidden_size": CHANNELS, "intermediate_size": 48, "num_hidden_layers": LAYERS,
         "num_attention_heads": 4, "num_key_value_heads": 2,
         "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
     }  # fmt: skip

@@ -114,7 +114,7 @@ def test_names_are_taken_once() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="'uniform' and its options do not go together: .*'depth'"):
+    with pytest.raises(ValueError, match=r"'uniform' and its options do not go together: .*'depth'"):
         SemanticRouter("uniform", 5, 3, depth=2)
     with pytest.raises(ValueError, match=r"'deep'.*penultimate, uniform, static, depth-wise, time-wise, joint"):
         SemanticRouter("deep", 5, 3)

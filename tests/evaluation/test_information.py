@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from semantic_routing.evaluation import exact_check
 from semantic_routing.evaluation.captioned import CaptionedPicture, folder_pictures, scene_pictures
 from semantic_routing.evaluation.compare import compare
 from semantic_routing.evaluation.exact import Candidates, exact_denoiser
@@ -60,8 +61,8 @@ def test_a_gaussians_cost_is_known_in_closed_form() -> None:
 
 
 def test_exact_cost_is_minus_log_likelihood_and_information_the_log_of_their_ratio() -> None:
-    """Four pictures, one of which is told apart by the caption "first two" with the other half left out."""
-    pictures = 3 * torch.randn(4, 12, generator=torch.Generator().manual_seed(3)).double()
+    """Four pictures, and a caption that leaves out two of them; they are told apart where σ is about a half."""
+    pictures = 0.5 * torch.randn(4, 12, generator=torch.Generator().manual_seed(3)).double()
     chances = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
     known = {
         "": Candidates(pictures, chances.log()),
@@ -183,13 +184,33 @@ def test_captions_without_pictures_are_one_sentence(tmp_path: Path) -> None:
         folder_pictures(path, 5, 32, Tally(expected=0))
 
 
-def test_a_model_without_an_unconditional_branch_has_no_information(tiny_pipeline: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pipeline"
+def described(pipeline: Path, folder: Path, **source: object) -> Path:
+    """The pipeline with a `config.yaml` of a training without caption dropout."""
     folder.mkdir()
-    for entry in tiny_pipeline.iterdir():
+    for entry in pipeline.iterdir():
         (folder / entry.name).symlink_to(entry)
-    data = {"source": {"source": "scenes", "skills": ["colors"], "spacing": 4}, "caption_dropout": 0.0}
+    data = {"source": {"source": "scenes", "skills": ["colors"], **source}, "caption_dropout": 0.0}
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    return folder
+
+
+def test_estimates_stand_beside_exact_values(
+    tiny_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact_check, "DRAWN", 20)
+    monkeypatch.setattr(
+        exact_check, "TRAINED", [each for each in exact_check.TRAINED if each.color in ("red", "black")]
+    )
+    table = exact_check.check(str(described(tiny_pipeline, tmp_path / "a", spacing=4)), 4, device="cpu")
+    assert len(table.rows) == len(LOG_SNR) + 2
+    exact, estimated = (float(number) for number in table.rows[-2][1].split(" ± ")[0].split(" → "))
+    assert 2 < exact < 8 < estimated  # −log p of one of 108 pictures; random weights do worse
+    with pytest.raises(ValueError, match="known for models of scenes with spacing 4"):
+        exact_check.check(str(described(tiny_pipeline, tmp_path / "b", spacing=1)), 4, device="cpu")
+
+
+def test_a_model_without_an_unconditional_branch_has_no_information(tiny_pipeline: Path, tmp_path: Path) -> None:
+    folder = described(tiny_pipeline, tmp_path / "pipeline", spacing=4)
     with pytest.raises(ValueError, match="caption_dropout 0 and so has no unconditional branch"):
         run(str(folder), InformationOptions(examples=2, device="cpu"), tmp_path / "out")
     options = InformationOptions(examples=2, unconditional=False, edited=False, device="cpu")

@@ -23,10 +23,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # still there only where something failed
     _sync(path.parent)
 
 
@@ -47,10 +46,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for entry in sorted(partial.rglob("*"), reverse=True):
             _sync(entry)
         _sync(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.rename(path)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # still there only where something failed
     _sync(path.parent)
 
 

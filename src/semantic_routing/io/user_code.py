@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 
@@ -26,7 +27,7 @@ def import_user_code(names: Iterable[str], folder: Path | None = None) -> None:
             else:
                 importlib.import_module(name)
         except Exception as error:
-            # Whatever the user's module raises is the user's mistake, told in one sentence.
+            # Any error: the module is the user's. One sentence tells it, and SROUTE_TRACEBACK=1 shows where it arose.
             raise ValueError(f"{name!r} cannot be imported: {_sentence(error)}") from error
 
 
@@ -45,11 +46,10 @@ def _import_file(path: Path) -> None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with ExitStack() as undo:
+        undo.callback(sys.modules.pop, name)  # a module that failed half-way is not left behind
         spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+        undo.pop_all()
 
 
 def _sentence(error: Exception) -> str:

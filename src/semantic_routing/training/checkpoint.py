@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from ..io.files import whole_folder
 from ..models import DiffusionTransformer2DModel
 
 PATTERN = re.compile(r"checkpoint-(\d+)")
@@ -94,7 +95,8 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint beside the others and removes all but the newest `keep`.
 
-    All processes take part in gathering what is sharded; one writes, under a temporary name until all of it is there.
+    All processes take part in gathering what is sharded; one writes, under a temporary name until all of it is
+    on disk. Older checkpoints go only after that.
     """
     weights = get_model_state_dict(model, options=FULL_ON_CPU)
     untouched = not optimizer.state
@@ -111,25 +113,23 @@ def save_checkpoint(
         return final
     for left in run.glob("checkpoint-*.partial"):  # by an interruption
         shutil.rmtree(left)
-    partial = final.with_name(final.name + ".partial")
-    partial.mkdir(parents=True)
-    _save(weights, partial / "model.safetensors")
-    # What is not averaged (buffers) comes along, so that either file is a whole model.
-    _save(weights | {_bare(name): value for name, value in averages.items()}, partial / "ema.safetensors")
     tensors = {
         f"{name}/{key}": torch.as_tensor(value)
         for name, state in moments["state"].items()
         for key, value in state.items()
     }
-    _save(tensors, partial / "optimizer.safetensors")
     state = {
         "step": step,
         "ema_step": ema.optimization_step,
         "param_groups": moments["param_groups"],
         "transformer": architecture(transformer),
     }
-    (partial / "state.json").write_text(json.dumps(state, indent=1))
-    partial.rename(final)
+    with whole_folder(final) as partial:
+        _save(weights, partial / "model.safetensors")
+        # What is not averaged (buffers) comes along, so that either file is a whole model.
+        _save(weights | {_bare(name): value for name, value in averages.items()}, partial / "ema.safetensors")
+        _save(tensors, partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(state, indent=1))
     for old in list_checkpoints(run)[:-keep]:
         _remove(old)
     return final

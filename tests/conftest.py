@@ -77,16 +77,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_values(language_models: Callable[[str], Path], tmp_path: Path) -> dict[str, Any]:
     """A run's config as plain values: scenes in pixels, a random language model, seconds for twenty steps."""
     return {
-        "model": {
-            "strategy": "joint",
-            "num_blocks": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "attention_head_dim": 8,
-            "hidden_size": 32,
-            "patch_size": 8,
-            "timestep_conditioning": "adaln-zero",
-        },
+        "model": dict(MODEL_SECTION),
         "text": {"model": str(language_models("qwen3"))},
         "data": {"source": {"source": "scenes"}, "image_size": 32},
         "optimizer": {"learning_rate": 1e-2, "schedule": "linear", "warmup_steps": 3},

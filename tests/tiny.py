@@ -11,6 +11,17 @@ from PIL import Image
 
 from semantic_routing.text.tiny import NUM_LAYERS, TEXT_CHANNELS, TINY_MODELS, decoder_sizes
 
+# Of a config whose pictures are 32 pixels a side.
+MODEL_SECTION = {
+    "strategy": "joint",
+    "num_blocks": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "attention_head_dim": 8,
+    "hidden_size": 32,
+    "patch_size": 8,
+    "timestep_conditioning": "adaln-zero",
+}
 TRANSFORMER_SIZES = {
     "num_text_layers": NUM_LAYERS,
     "text_channels": TEXT_CHANNELS,

@@ -1,6 +1,7 @@
 """Every registered fusion inside the transformer: start, caching, batches, training."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,13 @@ def test_all_strategies_start_from_one_backbone(strategy: str) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_context_has_the_shape_that_the_fusion_says(strategy: str) -> None:
-    check_fusion(fresh(strategy).fusion, strategy)
+    model = fresh(strategy)
+    check_fusion(model.fusion, strategy)  # raises where it has another
+    claimed = type("Claimed", (type(model.fusion),), {"varies_with": model.fusion.varies_with ^ {"block"}})
+    model.fusion.__class__ = claimed
+    contradicts = "state" not in claimed.varies_with  # a block's own context is asked for by the block's number
+    with pytest.raises(ValueError, match="its context must have shape") if contradicts else nullcontext():
+        check_fusion(model.fusion, strategy)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from pydantic import BaseModel
+from tiny import MODEL_SECTION
 
 from semantic_routing.data.config import SOURCES
 from semantic_routing.io.jsonl import read_lines
@@ -198,16 +199,7 @@ def places(
 def base_values(kind: str, places: dict[str, str]) -> dict[str, Any]:
     """A run that makes use of every section: images from files, in pixels or in latents, or scenes."""
     values: dict[str, Any] = {
-        "model": {
-            "strategy": "joint",
-            "num_blocks": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "attention_head_dim": 8,
-            "hidden_size": 32,
-            "patch_size": 8,
-            "timestep_conditioning": "adaln-zero",
-        },
+        "model": dict(MODEL_SECTION),
         "text": {"model": places["<qwen3>"]},
         "data": {
             "source": {"source": "json", "path": places["<set>"]},

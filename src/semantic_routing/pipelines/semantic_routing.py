@@ -27,6 +27,9 @@ from .schedule import accepts, check_scheduler, set_steps
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
+# Of a pipeline that does not say (paper, section 4.1).
+PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
+
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 # Lets `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)` find the class.
@@ -82,8 +85,8 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         max_length: int = 512,
         last_layer: str = "normalized",
         timestep_map: Sequence[Sequence[float]] | None = None,
-        default_num_inference_steps: int = 50,
-        default_guidance_scale: float = 6.0,
+        default_num_inference_steps: int = PAPER_STEPS,
+        default_guidance_scale: float = PAPER_GUIDANCE,
     ) -> None:
         super().__init__()
         self._saved_map = None if timestep_map is None else TimestepMap(timestep_map)

@@ -22,6 +22,7 @@ from ..io.config_files import read_config
 from ..io.section import Section, check_section
 from ..io.user_code import import_user_code
 from ..models.config import ModelConfig, VAEConfig
+from ..pipelines.semantic_routing import PAPER_GUIDANCE, PAPER_STEPS
 from ..text.config import TextConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -98,8 +99,10 @@ class ValidationConfig(Section):
 
     every: NonNegativeInt = Field(0, description="steps between sample images; 0 makes none")
     prompts: list[str] = Field([], description="one sample image is made of each")
-    num_inference_steps: PositiveInt = Field(50, le=10_000, description="Euler steps of sampling")
-    guidance_scale: NonNegativeFloat = Field(6.0, description="classifier-free guidance; 1 and below is none")
+    num_inference_steps: PositiveInt = Field(PAPER_STEPS, le=10_000, description="Euler steps of sampling")
+    guidance_scale: NonNegativeFloat = Field(
+        PAPER_GUIDANCE, description="classifier-free guidance; 1 and below is none"
+    )
     seed: NonNegativeInt = Field(0, le=LARGEST_SEED, description="image i starts from noise seed + i")
 
     @model_validator(mode="after")

@@ -76,6 +76,8 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_values(language_models: Callable[[str], Path], tmp_path: Path) -> dict[str, Any]:
     """A run's config as plain values: scenes in pixels, a random language model, seconds for twenty steps."""
+    from tiny import MODEL_SECTION
+
     return {
         "model": dict(MODEL_SECTION),
         "text": {"model": str(language_models("qwen3"))},

@@ -35,11 +35,11 @@ def test_it_knows_the_capital_of_france(folder: Path) -> None:
 
 
 def test_its_first_layers_are_read() -> None:
-    prompts = ["", "a red circle", "two blue squares left of a green star"]
+    prompts = ["", "a red circle", "two blue squares left of a green star", "gray", "draw"]
     encoder = TextEncoder.load(NAME, torch.bfloat16, layers=[1, 5])
     assert encoder.model.config.num_hidden_layers == 5
     features = encoder(prompts)
-    assert features.hidden_states.shape[:2] == (3, 2)
+    assert features.hidden_states.shape[:2] == (5, 2)
     assert features.hidden_states.shape[3] == 576
     for row, prompt in enumerate(prompts):
         alone = encoder([prompt]).hidden_states[0]

@@ -113,6 +113,7 @@ ELSEWHERE = {
     "text.architecture": "models/test_flops.py",
     "data.num_workers": "data/test_stream.py",
     "training.output": "training/test_run.py",
+    "training.initialize": "training/test_trainer.py",
     "training.gradient_accumulation": "training/test_trainer.py",
     "training.gradient_checkpointing": "models/test_transformer.py",
     "training.compile": "models/test_compile.py",

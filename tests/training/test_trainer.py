@@ -116,3 +116,34 @@ def test_a_run_starts_from_a_pipeline_s_weights(make: Make, tmp_path: Path) -> N
     other["model"]["num_blocks"] = 3
     with pytest.raises(ValueError, match=r"num_blocks=2; the config says 3"):
         train(Config.model_validate(other))
+
+
+def test_only_the_backbone_comes_from_a_pipeline_with_another_fusion(make: Make, tmp_path: Path) -> None:
+    first = train(make("first", steps=2))
+    export_pipeline(first, tmp_path / "pipeline", weights="raw", with_text_encoder=False)
+    start: dict[str, Any] = {"initialize_from": str(tmp_path / "pipeline"), "initialize": "backbone"}
+    values = make("second", steps=1, max_minutes=1e-9, **start).model_dump()
+    values["model"]["strategy"] = "joint"
+    before, after = (load_file(path / "model.safetensors") for path in (first, train(Config.model_validate(values))))
+    backbone = [name for name in after if not name.startswith("fusion.")]
+    assert all(after[name].equal(before[name]) for name in backbone)
+    assert all(name.startswith("fusion.") for name in after.keys() ^ before.keys())
+    values["training"]["output"] = str(tmp_path / "third")
+    values["model"]["context_channels"] = 24
+    with pytest.raises(
+        ValueError, match=r"read text of \d+ channels; the config's read 24: set model.context_channels"
+    ):
+        train(Config.model_validate(values))
+
+
+def test_captions_of_a_pool_are_encoded_before_the_first_step(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = make("pool", steps=2).model_dump()
+    values["data"]["source"] = {"source": "scenes", "captions": 5}
+    values["data"]["image_size"] = 32
+    values["text"]["cache"] = str(tmp_path / "features")
+    trainer = Trainer(Config.model_validate(values))
+    assert len(list((tmp_path / "features").glob("pool-*.safetensors"))) == 1
+    monkeypatch.setattr(trainer.encoder, "_read", lambda tokens: pytest.fail("a caption was encoded while training"))
+    trainer.run()

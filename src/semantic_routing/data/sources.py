@@ -47,6 +47,11 @@ class Source(ABC):
         """Whether any example keeps captions that newer ones replaced."""
         return False
 
+    @property
+    def all_captions(self) -> Sequence[str] | None:
+        """All captions of all examples, where they are few enough to be encoded before training; None elsewhere."""
+        return None
+
     @abstractmethod
     def __getitem__(self, index: int) -> Example:
         """The example at `index`; raises `BrokenExampleError` where it cannot be read."""
@@ -131,6 +136,10 @@ class _Scenes(Source):
         self.skills = config.skills or SKILLS
         self.spacing = Spacing(config.spacing, config.crowd_spacing)
         self.pool = CaptionPool(config.captions, seed, self.skills, self.spacing) if config.captions else None
+
+    @property
+    def all_captions(self) -> Sequence[str] | None:
+        return self.pool.captions if self.pool else None
 
     def __getitem__(self, index: int) -> Example:
         if self.pool:

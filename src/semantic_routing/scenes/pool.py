@@ -29,11 +29,11 @@ class CaptionPool:
     """`count` distinct captions of the training split, and the endless pictures of them.
 
     A sample draws a skill by its share of the training mixture and then one of the pool's captions of that skill.
-    The captions depend on `seed`, `count` and `skills` alone.
+    The captions depend on `count` and `skills` alone, so that runs with other seeds share a text encoder's features.
 
     Args:
         count: how many captions.
-        seed: of the captions and of the samples.
+        seed: of the samples.
         skills: as for `sample_scene`.
         spacing: where centers lie.
 
@@ -53,7 +53,7 @@ class CaptionPool:
         entries: dict[str, _Entry] = {}
         number = last_found = 0
         while len(entries) < count and number - last_found < _PATIENCE + count:
-            key = f"captions {seed} {number} {' '.join(skills)}"
+            key = f"captions {number} {' '.join(skills)}"
             rng = Random(key)
             entry = _Entry(rng.choices(skills, [PLANNERS[skill][1] for skill in skills])[0], key, rng.random())
             plan, _ = entry.plan()

@@ -1,7 +1,8 @@
 """Prompts in, hidden states of chosen language-model layers out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -10,8 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..io.files import sha256
 from .depth import first_layers, layer_stack, run_layers, without_heads
-from .feature_cache import FeatureCache
+from .feature_cache import FeatureCache, fingerprint
+from .feature_pool import FeaturePool
 from .loading import load_language_model, load_language_model_config, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -21,6 +24,9 @@ LAST_LAYER = ("normalized", "raw")
 # In float32 a prompt may be padded by this share of the longest of its group. Padding changes how features are rounded:
 # by 1e-6 in float32, by several percent in bfloat16. So half precision reads only prompts of equal length together.
 MAX_PADDING = 0.25
+
+# Captions that a pool's features are computed of at once.
+POOL_BATCH = 256
 
 
 class Reading(TypedDict, total=False):
@@ -70,16 +76,16 @@ def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) ->
     return sorted({layer % (num_hidden_layers + 1) for layer in layers})
 
 
-def buckets(lengths: Sequence[int], max_padding: float) -> list[tuple[list[int], int]]:
-    """Groups rows of similar length, so that little is computed for padding: (rows, longest) of each group.
+def buckets(lengths: Sequence[int], max_padding: float) -> list[list[int]]:
+    """Groups rows of similar length, so that little is computed for padding.
 
     Longest first; a group ends at the first row of which more than `max_padding` would be padding.
     """
-    groups: list[tuple[list[int], int]] = []
+    groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not groups or lengths[row] < (1 - max_padding) * groups[-1][1]:
-            groups.append(([], lengths[row]))
-        groups[-1][0].append(row)
+        if not groups or lengths[row] < (1 - max_padding) * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(row)
     return groups
 
 
@@ -133,6 +139,7 @@ class TextEncoder:
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, limit)
         self.cache: FeatureCache | None = None
+        self.pool: FeaturePool | None = None
         if self.last_layer == "raw" and layer_stack(self.model, self.model.config.num_hidden_layers) is None:
             raise ValueError(
                 f"The layers of {type(self.model).__name__} are not one list, so its last layer cannot be read before "
@@ -181,35 +188,66 @@ class TextEncoder:
 
     def use_cache(self, folder: Path, gib: float) -> None:
         """From now on reads features from a folder, and keeps there what it lacks, up to a size; see `FeatureCache`."""
-        self.cache = FeatureCache(
-            folder, int(gib * 2**30), self.model, f"{type(self).__name__} {self.layers} {self.last_layer}"
-        )
+        self.cache = FeatureCache(folder, int(gib * 2**30))
 
-    @torch.no_grad()
+    def use_pool(self, folder: Path, captions: Iterable[str]) -> None:
+        """From now on takes features of some captions, and of the empty one, from a folder; see `FeaturePool`.
+
+        Those that are not there are computed now, `POOL_BATCH` captions at a time, in the precision of this moment.
+        """
+
+        def read(missing: Sequence[str]) -> Iterator[Tensor]:
+            for start in range(0, len(missing), POOL_BATCH):
+                yield from self._encode(missing[start : start + POOL_BATCH])
+
+        distinct = list(dict.fromkeys(["", *captions]))
+        keys = {caption: self._key(ids) for caption, ids in zip(distinct, self.token_ids(distinct), strict=True)}
+        self.pool = FeaturePool(folder, keys, read)
+        self.pool_precision = self.precision
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of the language model, whose weights must not change after this, and of what is read of it."""
+        return fingerprint(self.model, f"{type(self).__name__} {self.layers} {self.last_layer}")
+
+    def _key(self, ids: list[int]) -> str:
+        return sha256(f"{self._fingerprint} {self.precision} {ids}")
+
     def __call__(self, prompts: Sequence[str]) -> TextFeatures:
         """Encodes prompts, each distinct one once, on the model's device and in its dtype."""
         if not prompts:
             raise ValueError("There is no prompt to encode.")
-        distinct = list(dict.fromkeys(prompts))
-        input_ids, mask = (tensor.to(self.model.device) for tensor in self.tokenize(distinct))
-        shape = (len(distinct), len(self.layers), input_ids.shape[1], self.num_channels)
-        hidden_states = torch.zeros(shape, device=mask.device, dtype=self.model.dtype)
-        lengths = mask.sum(1).tolist()
-        if self.cache is None:
-            max_padding = MAX_PADDING if self.precision == torch.float32 else 0.0
-            for rows, length in buckets(lengths, max_padding):
-                hidden_states[rows, :, :length] = self._read(input_ids[rows, :length], mask[rows, :length])
-        else:
+        if self.pool is not None and self.pool_precision != self.precision:
+            raise ValueError(f"The pool's features are in {self.pool_precision}; {self.precision} is asked for.")
+        states = self.pool.find(prompts) if self.pool is not None else {}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in states]
+        states |= dict(zip(missing, self._encode(missing), strict=True))
+        lengths = torch.tensor([states[prompt].shape[1] for prompt in prompts])
+        longest = int(lengths.max())
+        shape = (len(prompts), len(self.layers), longest, self.num_channels)
+        # Where all come from the pool they are put together on the CPU and moved at once.
+        device = self.model.device if missing else "cpu"
+        hidden_states = torch.zeros(shape, device=device, dtype=self.model.dtype)
+        for row, prompt in enumerate(prompts):
+            hidden_states[row, :, : lengths[row]] = states[prompt]
+        return TextFeatures(hidden_states, torch.arange(longest) < lengths[:, None]).to(self.model.device)
+
+    @torch.no_grad()
+    def _encode(self, prompts: Sequence[str]) -> list[Float[Tensor, "layers text_tokens text_channels"]]:
+        """Hidden states of each prompt, from the cache or the language model."""
+        if not prompts:
+            return []
+        tokens = self.token_ids(prompts)
+        states: dict[int, Tensor] = {}
+        if self.cache is not None:
             # One by one: the last bits depend on a batch's shape, and what is kept must depend on its prompt alone.
-            for row, length in enumerate(lengths):
-                ids, real = input_ids[row : row + 1, :length], mask[row : row + 1, :length]
-                hidden_states[row, :, :length] = self.cache.read(ids, real, self._read)[0]
-        features = TextFeatures(hidden_states, mask)
-        if len(distinct) == len(prompts):
-            return features
-        position = {prompt: row for row, prompt in enumerate(distinct)}
-        order = torch.tensor([position[prompt] for prompt in prompts], device=mask.device)
-        return TextFeatures(*(tensor[order] for tensor in features))
+            for row, ids in enumerate(tokens):
+                states[row] = self.cache.read(self._key(ids), partial(self._read_alone, ids))
+        else:
+            max_padding = MAX_PADDING if self.precision == torch.float32 else 0.0
+            for rows in buckets([len(ids) for ids in tokens], max_padding):
+                states |= dict(zip(rows, self._read([tokens[row] for row in rows]), strict=True))
+        return [states[row] for row in range(len(prompts))]
 
     @property
     def precision(self) -> torch.dtype:
@@ -217,12 +255,19 @@ class TextEncoder:
         device = self.model.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.model.dtype
 
-    def _read(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """As `read`; in half precision rows of equal length are the same, bit for bit, whichever are read together."""
-        if input_ids.numel() > 1 or self.precision == torch.float32:
-            return self.read(input_ids, mask)
+    def _read(self, tokens: list[list[int]]) -> list[Tensor]:
+        """As `read`, without padding in the result; in half precision for prompts of one length.
+
+        Then features of a prompt are the same, bit for bit, whatever prompts are read with it.
+        """
         # A matrix of one row is multiplied by other routines than one of two, and rounded otherwise.
-        return self.read(input_ids.expand(2, -1), mask.expand(2, -1))[:1]
+        times = 2 if len(tokens) == len(tokens[0]) == 1 and self.precision != torch.float32 else 1
+        input_ids, mask = (tensor.to(self.model.device) for tensor in self._pad(tokens * times))
+        hidden_states = self.read(input_ids, mask)
+        return [hidden_states[row, :, : len(ids)] for row, ids in enumerate(tokens)]
+
+    def _read_alone(self, tokens: list[int]) -> Tensor:
+        return self._read([tokens])[0]
 
     def read(
         self, input_ids: Int[Tensor, "batch text_tokens"], mask: Bool[Tensor, "batch text_tokens"]
@@ -233,7 +278,11 @@ class TextEncoder:
         return torch.stack(run_layers(self.model, inputs, self.layers, self.last_layer == "normalized"), dim=1)
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt.
+        """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt; see `token_ids`."""
+        return self._pad(self.token_ids(prompts))
+
+    def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each prompt, with instruction and chat template.
 
         A prompt longer than `max_length` is truncated with a warning. An empty one keeps a single padding token, since
         attention needs something to read.
@@ -256,8 +305,14 @@ class TextEncoder:
                 too_long, len(tokens), self.max_length, lost,
             )  # fmt: skip
             tokens = self.tokenizer(texts, **special, truncation=True, max_length=self.max_length)["input_ids"]
-        padding = self.tokenizer.pad_token_id or 0
-        rows = [torch.tensor(row or [padding]) for row in tokens]
+        return [row or [self._padding] for row in tokens]
+
+    def _pad(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
+        rows = [torch.tensor(row) for row in tokens]
         lengths = torch.tensor([len(row) for row in rows])
-        input_ids = pad_sequence(rows, batch_first=True, padding_value=padding)
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=self._padding)
         return input_ids, torch.arange(input_ids.shape[1]) < lengths[:, None]
+
+    @property
+    def _padding(self) -> int:
+        return int(self.tokenizer.pad_token_id or 0)

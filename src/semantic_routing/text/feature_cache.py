@@ -16,14 +16,12 @@ from uuid import uuid4
 
 import torch
 import transformers
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-Ids = Int[Tensor, "1 text_tokens"]
-Mask = Bool[Tensor, "1 text_tokens"]
-States = Float[Tensor, "1 layers text_tokens text_channels"]
+States = Float[Tensor, "layers text_tokens text_channels"]
 
 # Files of the cache, complete or being written. Others in its folder are left alone.
 OWN = re.compile(r"[0-9a-f]{64}\.(safetensors|[0-9a-f]{32}\.partial)")
@@ -40,14 +38,12 @@ class FeatureCache:
     Args:
         folder: where files are kept.
         limit: bytes of all files together.
-        model: the language model; its weights must not change after this.
-        reading: what is read of it, as a part of the key.
 
     Raises:
         ValueError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, limit: int, model: Any, reading: str) -> None:
+    def __init__(self, folder: Path, limit: int) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -55,18 +51,14 @@ class FeatureCache:
             raise ValueError(f"The feature cache {folder} cannot be written: {error.strerror}.") from error
         self.folder = folder
         self.limit = limit
-        self.fingerprint = _fingerprint(model, reading)
         self.unchecked = limit  # bytes written since the last look at the folder; at first, whatever may be there
 
-    def read(self, input_ids: Ids, mask: Mask, read: Callable[[Ids, Mask], States]) -> States:
-        """What `read(input_ids, mask)` gives, from disk where it is there, else computed and kept."""
-        device = input_ids.device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else "its own"
-        key = hashlib.sha256(f"{self.fingerprint} {precision} {input_ids.tolist()}".encode()).hexdigest()
+    def read(self, key: str, read: Callable[[], States]) -> States:
+        """What `read()` gives, from disk where it is there under this digest, else computed and kept."""
         path = self.folder / f"{key}.safetensors"
         states = _load(path)
         if states is None:
-            states = read(input_ids, mask)
+            states = read()
             self._save(path, states.cpu().contiguous())
         return states
 
@@ -117,7 +109,7 @@ def _checksum(path: Path, states: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(model: Any, reading: str) -> str:
+def fingerprint(model: Any, reading: str) -> str:
     """Digest of what features depend on beside the tokens: to the last bit, also what they are computed with."""
     computed = f"{model.config._attn_implementation} {model.device.type} {torch.__version__} {transformers.__version__}"
     digest = hashlib.sha256(f"{reading} {model.config.to_json_string()} {computed}".encode())

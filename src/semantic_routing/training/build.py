@@ -25,6 +25,10 @@ from ..text.loading import load_language_model_config
 from .config import Config
 
 
+FUSION_KEYS = ("strategy", "fusion_options", "fusion_source", "num_text_layers", "text_channels", "context_channels")
+"""What of a transformer's configuration may differ where only the backbone's weights are taken over."""
+
+
 class Sizes(NamedTuple):
     """What the transformer must fit to."""
 
@@ -90,17 +94,37 @@ def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DMod
     return transformer
 
 
-def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel) -> None:
+def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel, what: str = "transformer") -> None:
     """Takes over the weights of a saved pipeline's transformer, to train them further.
+
+    Args:
+        pipeline: the saved pipeline.
+        transformer: what gets the weights.
+        what: "transformer"; or "backbone", all but the fusion. The context embedder then comes along where it has the
+            same shape, and starts anew where it reads text of another width.
 
     Raises:
         ValueError: the saved transformer is another one.
     """
     saved = type(transformer).from_pretrained(resolve_pipeline(pipeline), subfolder="transformer", dtype=torch.float32)
+    free = {"sample_size", *(FUSION_KEYS if what == "backbone" else ())}
     for key, value in transformer.config.items():
-        if key != "sample_size" and not key.startswith("_") and saved.config.get(key) != value:
+        if key not in free and not key.startswith("_") and saved.config.get(key) != value:
             raise ValueError(f"{pipeline} was made with {key}={saved.config.get(key)!r}; the config says {value!r}.")
-    transformer.load_state_dict(saved.state_dict())
+    theirs, wanted = (config.context_channels or config.text_channels for config in (saved.config, transformer.config))
+    if theirs != wanted:
+        raise ValueError(
+            f"The blocks of {pipeline} read text of {theirs} channels; the config's read {wanted}: "
+            f"set model.context_channels={theirs}."
+        )
+    weights = saved.state_dict()
+    if what == "backbone":
+        own = transformer.state_dict()
+        wider = weights["context_embedder.linear.weight"].shape != own["context_embedder.linear.weight"].shape
+        anew = ("fusion.", "context_embedder.") if wider else ("fusion.",)
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(anew)}
+        weights |= {name: tensor for name, tensor in own.items() if name.startswith(anew)}
+    transformer.load_state_dict(weights)
 
 
 def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> TextEncoder:

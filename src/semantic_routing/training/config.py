@@ -62,6 +62,11 @@ class TrainingConfig(Section):
         le=10_000_000, description="examples an optimizer step, over all processes and accumulation"
     )
     initialize_from: str | None = Field(None, description="pipeline whose transformer to train further")
+    initialize: Literal["transformer", "backbone"] = Field(
+        "transformer",
+        description="what initialize_from gives: the whole transformer, or all but the fusion and text channels of "
+        "another number",
+    )
     gradient_accumulation: PositiveInt = Field(
         1, le=1_000_000, description="parts that a batch is computed in, to need less memory"
     )

@@ -73,7 +73,7 @@ class Trainer:
         if checkpoint is not None:
             check_architecture(checkpoint, self.transformer)
         elif options.initialize_from:
-            copy_weights(options.initialize_from, self.transformer)
+            copy_weights(options.initialize_from, self.transformer, options.initialize)
         # Known again after a resume, unless the run began from another pipeline.
         known = checkpoint is None or not options.initialize_from
         self.fusion_start = fusion_parameters(self.transformer) if known else {}
@@ -91,7 +91,11 @@ class Trainer:
         device = self.accelerator.device
         self.encoder = build_prompt_encoder(config, sizes, device)
         if config.text.cache is not None:
-            self.encoder.use_cache(config.text.cache, config.text.cache_gib)
+            if source.all_captions is None:
+                self.encoder.use_cache(config.text.cache, config.text.cache_gib)
+            else:
+                with self.accelerator.autocast():
+                    self.encoder.use_pool(config.text.cache, source.all_captions)
         self.codec, decoder = build_codecs(config, device)
         self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
         self.pipeline.set_progress_bar_config(disable=True)

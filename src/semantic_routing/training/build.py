@@ -24,7 +24,6 @@ from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
 from .config import Config
 
-
 FUSION_KEYS = ("strategy", "fusion_options", "fusion_source", "num_text_layers", "text_channels", "context_channels")
 """What of a transformer's configuration may differ where only the backbone's weights are taken over."""
 

@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from .. import __version__
+from ..io.messages import sentence_of
 from ..io.user_code import import_user_code
 from . import (
     ablate,
@@ -27,6 +28,7 @@ from . import (
     quickstart,
     tiny_models,
     train,
+    ui,
     weights,
 )
 
@@ -66,6 +68,7 @@ for module in (
     export,
     generate,
     weights,
+    ui,
     analyze,
     prune,
     compare,
@@ -94,6 +97,5 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SROUTE_TRACEBACK"):
             raise
-        sentence = next(iter(str(error).splitlines()), type(error).__name__)
-        console.print(Text.assemble(("Error:", "red"), f" {sentence}"), soft_wrap=True)
+        console.print(Text.assemble(("Error:", "red"), f" {sentence_of(error)}"), soft_wrap=True)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Values in error messages, whatever their size."""
+"""What a user is told of a mistake."""
 
 import reprlib
 
@@ -14,3 +14,8 @@ def brief(value: object) -> str:
     """`repr(value)`, shortened in its middle and cut after `LONGEST` characters."""
     text = _REPR.repr(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def sentence_of(error: Exception) -> str:
+    """What a user reads of an error: its first line, or its name where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

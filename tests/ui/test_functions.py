@@ -27,7 +27,7 @@ from semantic_routing.ui.generate_tab import MOST_EARLIER, file_name, generate, 
 from semantic_routing.ui.html import HeatMap, Row, Shown, heat_map, rows_of_pictures
 from semantic_routing.ui.layers_tab import Inside, gains_text, look_inside, maps, with_gains
 from semantic_routing.ui.models import Models
-from semantic_routing.ui.settings import Settings
+from semantic_routing.ui.settings import Defaults, Settings
 from semantic_routing.ui.train_tab import MOST_POINTS, find_runs, read_run
 from semantic_routing.ui.verdicts import false_caption_costs, scene_of, verdict, verdict_table
 
@@ -217,7 +217,8 @@ def test_colors_of_a_map_have_one_scale() -> None:
     ]
 
 
-def test_gains_of_sliders(models: Models) -> None:
+def test_gains_of_sliders(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "defaults", lambda name: Defaults(2, 2.0, 32))
     assert gains_text([1, 2, 3], [1, 0, 2.5, 1]) == "2=0,3=2.5"
     plain, changed, changes = pictures_in(with_gains(models, "demo", "a star", 0, [0, 0, 0, 0, 1, 0]))
     assert (np.asarray(plain) != np.asarray(changed)).any()

@@ -106,7 +106,7 @@ def add(folder: Path) -> None:
     summary = gr.HTML(nothing, elem_id="run")
     with gr.Row():
         plots = [
-            gr.LinePlot(x="step", y="value", title=title, y_title="", min_width=280, height=240)
+            gr.LinePlot(x="step", y="value", title=title, y_title=" ", min_width=280, height=240)
             for title in CURVES.values()
         ]
     samples = gr.HTML(elem_id="samples")

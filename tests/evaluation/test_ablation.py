@@ -12,6 +12,7 @@ from semantic_routing.evaluation.result import Measure, Tally, summarize
 from semantic_routing.experiments.ablation import (
     AblationOptions,
     Trial,
+    choose_guidance,
     default_strategies,
     make_trials,
     primary_of,
@@ -168,3 +169,37 @@ def test_the_primary_contrast_is_one_of_the_strategies():
     with pytest.raises(ValueError, match="must be one of uniform, not 'penultimate'"):
         primary_of(["penultimate", "uniform"], AblationOptions(primary="penultimate"))
     assert default_strategies("scenes/joint")[:2] == ["penultimate", "uniform"]
+
+
+def test_information_and_a_guidance_of_its_own_for_each_model(config, tmp_path):
+    out = tmp_path / "ablation"
+    trials = trials_of(config, out, seeds=[0])
+    options = replace(OPTIONS, skills=("colors",), information=2, guidance=(3.0, 1.0), text_pool=tmp_path / "features")
+    run_ablation(trials, options)
+    for trial in trials:
+        assert sorted(path.name for path in (trial.folder / "guidance").iterdir()) == ["1", "3"]
+        chosen = json.loads((trial.folder / "scenes" / "sampling.json").read_text())["guidance"]
+        best = {
+            float(path.name): np.mean(list(json.loads((path / "result.json").read_text())["values"].values()))
+            for path in (trial.folder / "guidance").iterdir()
+        }
+        assert chosen == min(best, key=lambda scale: (-best[scale], scale))
+    write_ablation(trials, options, out)
+    titles = [line for line in (out / "tables.md").read_text().splitlines() if line.startswith("## ")]
+    assert titles[3:5] == ["## Table 4: cost in nats", "## Table 5: cost in nats, by skill"]
+    header, uniform, joint = csv.reader((out / "table-4.csv").read_text().splitlines())
+    assert header[:3] == ["strategy", "overall", "log γ -8 to -5"]
+    nats = [json.loads((trial.folder / "information" / "result.json").read_text())["rows"] for trial in trials]
+    overall = [next(row["score"] for row in rows if row["name"] == "overall") for rows in nats]
+    assert uniform[1].startswith(f"{overall[0]:.1f} [")
+    assert joint[-2].startswith(f"{overall[1] - overall[0]:+.2f} [")
+    only = replace(options, scores=False)
+    write_ablation(trials, only, out)
+    assert "## Table 1: cost in nats" in (out / "tables.md").read_text()
+
+
+def test_equal_guidances_give_the_smaller_one(config, tmp_path, monkeypatch):
+    trial = trials_of(config, tmp_path)[0]
+    equal = result_of([1.0, 0.0])
+    monkeypatch.setattr("semantic_routing.experiments.ablation._evaluate", lambda *arguments: equal)
+    assert choose_guidance(trial, replace(OPTIONS, guidance=(3.0, 1.5))) == 1.5

@@ -2,8 +2,10 @@
 
     OUT/STRATEGY/seed-0/run/        training
     OUT/STRATEGY/seed-0/pipeline/   its averaged weights
+    OUT/STRATEGY/seed-0/guidance/   the scale of guidance that does best on a list of its own, where several are named
     OUT/STRATEGY/seed-0/scenes/     images and scores
     OUT/STRATEGY/seed-0/shifted/    the same with the gate's time shifted, where the strategy depends on time
+    OUT/STRATEGY/seed-0/information/  nats that captions leave open, where they are asked for
     OUT/index.html                  tables and curves (see `ablation_page`)
 
 Whatever is there already is not done again; interrupted training goes on where it was.
@@ -18,9 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from ..evaluation import Scenes
+from ..evaluation import Scenes, information_run
+from ..evaluation.information_run import InformationOptions
+from ..evaluation.result import Result
 from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
@@ -37,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 GATE_SHIFT = 0.01
 """Amplitude of the shift of the gate's time: the paper's (eq. 11)."""
+TUNING_PER_HALF = 5
+"""Prompts of each skill and half that guidance is chosen on."""
 SHARED = ("data", "flow", "optimizer", "text", "vae")
 """Sections that strategies should have in common to be comparable."""
 
@@ -49,9 +56,13 @@ class AblationOptions:
         images_per_prompt: images of each prompt.
         prompts_per_half: of each skill, prompts with trained and with held-out combinations; 20 is all.
         steps: Euler steps.
-        guidance: classifier-free guidance scale.
+        guidance: classifier-free guidance scales; of several each model gets the one that does best on another list
+            of prompts.
         batch_size: images at a time.
-        skills: what is sampled and scored; none named is all.
+        skills: what is sampled and scored; none named is all plain ones.
+        information: pictures of each skill of the training whose cost in nats is measured; 0 measures none.
+        scores: sample and score images; without them only information is measured.
+        text_pool: folder that keeps features of all prompts and captions; None keeps none.
         primary: the strategy whose difference from the first one is the primary contrast of a table; None is
             depth-wise, the paper's best, or where it is not among them the last one.
     """
@@ -59,27 +70,32 @@ class AblationOptions:
     images_per_prompt: int = 1
     prompts_per_half: int = PROMPTS_PER_HALF
     steps: int = 30
-    guidance: float = 2.0
+    guidance: tuple[float, ...] = (2.0,)
     batch_size: int = 64
     skills: tuple[str, ...] = ()
+    information: int = 0
+    scores: bool = True
+    text_pool: Path | None = None
     primary: str | None = None
 
-    def benchmark(self) -> Scenes:
-        """What every trained model is scored by.
+    def benchmark(self, tuning: bool = False) -> Scenes:
+        """What every trained model is scored by; or the list that its guidance is chosen on.
 
         Raises:
             ValueError: an unknown skill.
         """
-        return Scenes(",".join(self.skills) or None, prompts_per_half=self.prompts_per_half)
+        per_half = min(self.prompts_per_half, TUNING_PER_HALF) if tuning else self.prompts_per_half
+        return Scenes(",".join(self.skills) or None, prompts_per_half=per_half, tuning=tuning)
 
-    def sampler(self, pipeline: Path) -> Sampler:
+    def sampler(self, pipeline: Path, guidance: float) -> Sampler:
         """How a trained model is sampled."""
         return Sampler(
             str(pipeline),
             images_per_prompt=self.images_per_prompt,
             steps=self.steps,
-            guidance=self.guidance,
+            guidance=guidance,
             batch_size=self.batch_size,
+            text_pool=self.text_pool,
         )
 
 
@@ -224,11 +240,38 @@ def run_trial(trial: Trial, options: AblationOptions) -> None:
     _train(trial)
     if not trial.pipeline.is_dir():
         export_pipeline(trial.run, trial.pipeline, with_text_encoder=False)
-    benchmark, sampler = options.benchmark(), options.sampler(trial.pipeline)
-    _evaluate(benchmark, sampler, trial.folder / "scenes")
-    if trial.depends_on_time:
-        shifted = replace(sampler, gate_shift=GATE_SHIFT)
-        _evaluate(benchmark, shifted, trial.folder / "shifted")
+    if options.information:
+        measure_cost(trial, options)
+    if options.scores:
+        sampler = options.sampler(trial.pipeline, choose_guidance(trial, options))
+        _evaluate(options.benchmark(), sampler, trial.folder / "scenes")
+        if trial.depends_on_time:
+            _evaluate(options.benchmark(), replace(sampler, gate_shift=GATE_SHIFT), trial.folder / "shifted")
+
+
+def measure_cost(trial: Trial, options: AblationOptions) -> None:
+    """Measures what captions leave open, unless that was done."""
+    out = trial.folder / "information"
+    if not (out / "result.json").is_file():
+        measured = InformationOptions(
+            examples=options.information, unconditional=False, edited=False, text_pool=options.text_pool
+        )
+        information_run.run(str(trial.pipeline), measured, out)
+
+
+def choose_guidance(trial: Trial, options: AblationOptions) -> float:
+    """The scale of guidance with the highest score on the tuning list; the smallest one of equals."""
+    if len(options.guidance) == 1:
+        return options.guidance[0]
+    scores = {}
+    for guidance in sorted(options.guidance):
+        result = _evaluate(
+            options.benchmark(tuning=True),
+            options.sampler(trial.pipeline, guidance),
+            trial.folder / "guidance" / f"{guidance:g}",
+        )
+        scores[guidance] = float(np.mean(list(result.values.values())))
+    return max(scores, key=scores.__getitem__)
 
 
 def _train(trial: Trial) -> None:
@@ -241,6 +284,6 @@ def _train(trial: Trial) -> None:
         raise KeyboardInterrupt(f"{trial.label}, seed {trial.seed} stopped at step {checkpoint_step(last)} of {steps}.")
 
 
-def _evaluate(benchmark: Scenes, sampler: Sampler, out: Path) -> None:
+def _evaluate(benchmark: Scenes, sampler: Sampler, out: Path) -> Result:
     sample(benchmark, sampler, out)
-    score(benchmark, out)
+    return score(benchmark, out)

@@ -20,7 +20,7 @@ from ..io.resources import resolve_pipeline
 from ..models import DiffusionTransformer2DModel, FuseDiTTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.latents import LatentCodec
 from ..text import TextEncoder
-from ..text.encoder import Reading
+from ..text.encoder import PooledText, Reading
 from ..text.places import stored_name
 from .sampled_text import SampledText, given_features
 from .schedule import accepts, check_scheduler, set_steps
@@ -129,12 +129,13 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                 f"the transformer has {transformer.config.in_channels}."
             )
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.codec.downsampling)
+        self._text_pool: PooledText | None = None
 
     @property
     def prompt_encoder(self) -> TextEncoder:
         """The language model and how prompts are put to it."""
         options = self.config
-        return self.transformer.prompt_encoder_class(
+        encoder = self.transformer.prompt_encoder_class(
             self.text_encoder,
             self.tokenizer,
             layers=options.text_layers,
@@ -143,6 +144,17 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             max_length=options.max_length,
             last_layer=options.last_layer,
         )
+        encoder.pooled = self._text_pool
+        return encoder
+
+    def use_text_pool(self, folder: Path, prompts: Sequence[str]) -> None:
+        """From now on takes features of some prompts from a folder, which gets those that it lacks.
+
+        Several pipelines that read the same layers of one language model share a folder; see `FeaturePool`.
+        """
+        encoder = self.prompt_encoder
+        encoder.use_pool(folder, prompts)
+        self._text_pool = encoder.pooled
 
     @property
     def codec(self) -> LatentCodec:

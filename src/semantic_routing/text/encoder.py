@@ -50,6 +50,13 @@ class TextFeatures(NamedTuple):
         return TextFeatures(self.hidden_states.to(device, dtype), self.mask.to(device))
 
 
+class PooledText(NamedTuple):
+    """Features of known prompts, and the precision that they were computed in."""
+
+    features: FeaturePool
+    precision: torch.dtype
+
+
 def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) -> list[int]:
     """Turns a choice of layers into indices of the model's hidden states, shallow first.
 
@@ -139,7 +146,7 @@ class TextEncoder:
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, limit)
         self.cache: FeatureCache | None = None
-        self.pool: FeaturePool | None = None
+        self.pooled: PooledText | None = None
         if self.last_layer == "raw" and layer_stack(self.model, self.model.config.num_hidden_layers) is None:
             raise ValueError(
                 f"The layers of {type(self.model).__name__} are not one list, so its last layer cannot be read before "
@@ -202,8 +209,7 @@ class TextEncoder:
 
         distinct = list(dict.fromkeys(["", *captions]))
         keys = {caption: self._key(ids) for caption, ids in zip(distinct, self.token_ids(distinct), strict=True)}
-        self.pool = FeaturePool(folder, keys, read)
-        self.pool_precision = self.precision
+        self.pooled = PooledText(FeaturePool(folder, keys, read), self.precision)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -217,9 +223,9 @@ class TextEncoder:
         """Encodes prompts, each distinct one once, on the model's device and in its dtype."""
         if not prompts:
             raise ValueError("There is no prompt to encode.")
-        if self.pool is not None and self.pool_precision != self.precision:
-            raise ValueError(f"The pool's features are in {self.pool_precision}; {self.precision} is asked for.")
-        states = self.pool.find(prompts) if self.pool is not None else {}
+        if self.pooled is not None and self.pooled.precision != self.precision:
+            raise ValueError(f"The pool's features are in {self.pooled.precision}; {self.precision} is asked for.")
+        states = self.pooled.features.find(prompts) if self.pooled is not None else {}
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in states]
         states |= dict(zip(missing, self._encode(missing), strict=True))
         lengths = torch.tensor([states[prompt].shape[1] for prompt in prompts])

@@ -225,7 +225,7 @@ def test_scenes_on_a_coarser_grid() -> None:
 def test_scenes_from_a_pool_of_captions() -> None:
     source = ScenesSource(captions=12, spacing=4).open(32, 7)
     pool = CaptionPool(12, 7, spacing=Spacing(4, 1))
-    assert source.all_captions == pool.captions
+    assert source.all_captions == list(pool.captions)
     assert ScenesSource().open(32, 7).all_captions is None
     for index in (0, 5, 900):
         sample = pool.sample(index)

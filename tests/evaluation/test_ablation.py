@@ -19,6 +19,8 @@ from semantic_routing.experiments.ablation import (
     run_ablation,
 )
 from semantic_routing.experiments.ablation_page import loss_table, main_table, write_ablation
+from semantic_routing.fusion import FUSIONS
+from semantic_routing.io.user_code import import_user_code
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 from semantic_routing.training.config import load_config
 
@@ -203,3 +205,22 @@ def test_equal_guidances_give_the_smaller_one(config, tmp_path, monkeypatch):
     equal = result_of([1.0, 0.0])
     monkeypatch.setattr("semantic_routing.experiments.ablation._evaluate", lambda *arguments: equal)
     assert choose_guidance(trial, replace(OPTIONS, guidance=(3.0, 1.5))) == 1.5
+
+
+def test_processes_of_their_own_know_the_users_fusions(config, tmp_path):
+    file = tmp_path / "own_fusion.py"
+    file.write_text(
+        "from semantic_routing.fusion import FUSIONS\n"
+        "from semantic_routing.fusion.routed import Uniform\n\n\n"
+        "@FUSIONS.register('own-uniform')\n"
+        "class OwnUniform(Uniform):\n"
+        "    pass\n"
+    )
+    import_user_code([str(file)])
+    try:
+        trials = trials_of(config, tmp_path / "ablation", strategies=["uniform", "own-uniform"], seeds=[0])
+        run_ablation(trials, replace(OPTIONS, information=2, scores=False), jobs=2)
+    finally:
+        FUSIONS._items.pop("own-uniform")
+    results = [(trial.folder / "information" / "results.jsonl").read_text() for trial in trials]
+    assert results[0] == results[1]

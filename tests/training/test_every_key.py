@@ -74,6 +74,7 @@ CHANGES: dict[str, Any] = {
     "data.source.scenes.spacing": 4,
     "data.source.scenes.crowd_spacing": 4,
     "data.source.scenes.captions": 2,
+    "data.source.scenes.wording": "claims",
     "flow.timestep_mean": 1.0,
     "flow.timestep_std": 2.0,
     "flow.weight_power": 1.0,

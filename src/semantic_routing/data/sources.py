@@ -14,7 +14,7 @@ from ..io.images import UNREADABLE, UnreadableImageError, read_image
 from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
-from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, render, sample_scene
+from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, Wording, render, sample_scene, worded
 
 FIRST = 100  # records whose keys are looked at when a data set is opened
 
@@ -110,6 +110,9 @@ class ScenesSource(SourceConfig):
     captions: int | None = Field(
         None, ge=1, description="how many distinct captions to draw from, each with endless pictures; default: all"
     )
+    wording: Wording = Field(
+        "sentence", description="captions are sentences, or the bare claims, which leave nothing to understand"
+    )
 
     @field_validator("skills")
     @classmethod
@@ -136,17 +139,19 @@ class _Scenes(Source):
         self.skills = config.skills or SKILLS
         self.spacing = Spacing(config.spacing, config.crowd_spacing)
         self.pool = CaptionPool(config.captions, seed, self.skills, self.spacing) if config.captions else None
+        self.wording = config.wording
 
     @property
     def all_captions(self) -> Sequence[str] | None:
-        return self.pool.captions if self.pool else None
+        return self.pool.worded(self.wording) if self.pool else None
 
     def __getitem__(self, index: int) -> Example:
         if self.pool:
             sample = self.pool.sample(index)
         else:
             sample = sample_scene(self.seed, index, "train", self.skills, self.spacing.few, self.spacing.crowd)
-        return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
+        caption = worded(self.wording, sample.caption, sample.claims)
+        return Example(Image.fromarray(render(sample.scene, self.image_size)), [caption])
 
 
 @SOURCES.register("json")

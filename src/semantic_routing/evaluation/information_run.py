@@ -186,7 +186,8 @@ def choose_pictures(
     source = (files.training_data or {}).get("source", {})
     spacing = {key: source[key] for key in ("spacing", "crowd_spacing") if key in source}
     skills = options.skills or files.trained_skills or SKILLS
-    pictures = scene_pictures(skills, options.examples, options.split, size, spacing, options.edited)
+    wording = source.get("wording", "sentence")
+    pictures = scene_pictures(skills, options.examples, options.split, size, spacing, options.edited, wording)
     return pictures, {"split": options.split, **spacing}
 
 

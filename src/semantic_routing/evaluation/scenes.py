@@ -15,7 +15,7 @@ from PIL import Image
 from typer import Option
 
 from ..io.files import JsonObject, sha256
-from ..scenes import HARD_SKILLS, SKILLS, Claim, detect, held_out_prompts, sample_scene
+from ..scenes import HARD_SKILLS, SKILLS, Claim, Wording, detect, held_out_prompts, sample_scene, worded
 from .benchmark import BENCHMARKS, OK, DetectorBenchmark, Json, Judged, Scores, value_key
 from .image_files import NumberedFolders
 from .result import OVERALL, Measure
@@ -116,6 +116,7 @@ class Scenes(DetectorBenchmark):
         held_out: only the prompts with combinations that training never names.
         prompts_per_half: of each skill, prompts with trained and with held-out combinations.
         tuning: another list, made in the same way.
+        wording: what models read: sentences, or their bare claims, for those that were trained so.
 
     Raises:
         ValueError: an unknown skill.
@@ -136,12 +137,16 @@ class Scenes(DetectorBenchmark):
         tuning: Annotated[
             bool, Option("--tuning", help="Another list, for choosing settings such as guidance.")
         ] = False,
+        wording: Annotated[
+            Wording, Option(help="What models read; claims leave nothing to understand and suit those trained so.")
+        ] = "sentence",
     ) -> None:
         named = [skill.strip() for skill in skills.split(",")] if skills else []
         self.chosen = choose_prompts(named, "held-out" if held_out else "all", prompts_per_half, tuning)
         self.by_index = {prompt.index: prompt for prompt in self.chosen}
         records = {index: prompt.record() for index, prompt in self.by_index.items()}
-        super().__init__({index: prompt.prompt for index, prompt in self.by_index.items()}, NumberedFolders(records))
+        prompts = {index: worded(wording, prompt.prompt, prompt.claims) for index, prompt in self.by_index.items()}
+        super().__init__(prompts, NumberedFolders(records))
 
     def known_prompts(self) -> Collection[int]:
         """The whole list's indices."""

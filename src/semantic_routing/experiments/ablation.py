@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.sources import ScenesSource
 from ..evaluation import Scenes, information_run
 from ..evaluation.information_run import InformationOptions
 from ..evaluation.result import Result
@@ -30,7 +31,7 @@ from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
 from ..fusion import FUSIONS, PAPER_STRATEGIES
-from ..io.user_code import import_user_code
+from ..io.user_code import import_user_code, imported
 from ..models import MODELS
 from ..training import train
 from ..training.build import resolve_sizes
@@ -78,14 +79,16 @@ class AblationOptions:
     text_pool: Path | None = None
     primary: str | None = None
 
-    def benchmark(self, tuning: bool = False) -> Scenes:
-        """What every trained model is scored by; or the list that its guidance is chosen on.
+    def benchmark(self, trial: "Trial | None" = None, tuning: bool = False) -> Scenes:
+        """What a trained model is scored by, in the words that it was trained on; or what its guidance is chosen on.
 
         Raises:
             ValueError: an unknown skill.
         """
         per_half = min(self.prompts_per_half, TUNING_PER_HALF) if tuning else self.prompts_per_half
-        return Scenes(",".join(self.skills) or None, prompts_per_half=per_half, tuning=tuning)
+        source = None if trial is None else trial.config.data.source
+        wording = source.wording if isinstance(source, ScenesSource) else "sentence"
+        return Scenes(",".join(self.skills) or None, prompts_per_half=per_half, tuning=tuning, wording=wording)
 
     def sampler(self, pipeline: Path, guidance: float) -> Sampler:
         """How a trained model is sampled."""
@@ -219,15 +222,16 @@ def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | 
     queue: Any = context.Queue()
     for number in range(jobs):
         queue.put(str(number % devices) if devices else "")
-    with ProcessPoolExecutor(jobs, context, _claim_device, (queue,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_process, (queue, imported())) as pool:
         for trial, future in [(trial, pool.submit(run_trial, trial, options)) for trial in trials]:
             future.result()
             logger.info("%s, seed %d is done", trial.label, trial.seed)
 
 
-def _claim_device(queue: Any) -> None:
-    """Gives a process the one device that it will see, before it has looked."""
+def _start_process(queue: Any, imports: Sequence[str]) -> None:
+    """Gives a process the one device that it will see, before it has looked, and the user's classes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = queue.get()
+    import_user_code(imports)
 
 
 def run_trial(trial: Trial, options: AblationOptions) -> None:
@@ -236,7 +240,6 @@ def run_trial(trial: Trial, options: AblationOptions) -> None:
     Raises:
         KeyboardInterrupt: training was asked to stop; it goes on when run again.
     """
-    import_user_code(trial.config.imports)  # in a process of its own nothing is registered yet
     _train(trial)
     if not trial.pipeline.is_dir():
         export_pipeline(trial.run, trial.pipeline, with_text_encoder=False)
@@ -244,9 +247,9 @@ def run_trial(trial: Trial, options: AblationOptions) -> None:
         measure_cost(trial, options)
     if options.scores:
         sampler = options.sampler(trial.pipeline, choose_guidance(trial, options))
-        _evaluate(options.benchmark(), sampler, trial.folder / "scenes")
+        _evaluate(options.benchmark(trial), sampler, trial.folder / "scenes")
         if trial.depends_on_time:
-            _evaluate(options.benchmark(), replace(sampler, gate_shift=GATE_SHIFT), trial.folder / "shifted")
+            _evaluate(options.benchmark(trial), replace(sampler, gate_shift=GATE_SHIFT), trial.folder / "shifted")
 
 
 def measure_cost(trial: Trial, options: AblationOptions) -> None:
@@ -266,7 +269,7 @@ def choose_guidance(trial: Trial, options: AblationOptions) -> float:
     scores = {}
     for guidance in sorted(options.guidance):
         result = _evaluate(
-            options.benchmark(tuning=True),
+            options.benchmark(trial, tuning=True),
             options.sampler(trial.pipeline, guidance),
             trial.folder / "guidance" / f"{guidance:g}",
         )

@@ -162,7 +162,10 @@ def draw(arrays: Arrays) -> Figure:
     for i, (place, (role, meaning)) in enumerate(zip(axes, ROLES.items(), strict=True)):
         cells = place.imshow(np.clip(shares[i], 0, 1), cmap="viridis", vmin=0, vmax=1, aspect="auto")
         place.set_title(f"{role}: {meaning}")
-        label_cells(place, "x", columns, 40)
+        # Of many layers every so many has its number; the mean and the mixture stand at the end, upright.
+        every = -(-len(columns) // 12)
+        places = [*range(0, len(columns) - 2, every), len(columns) - 2, len(columns) - 1]
+        place.set_xticks(places, [str(columns[column]) for column in places], rotation=90 if every > 1 else 0)
         label_cells(place, "y", claims, 40)
         place.axvline(len(columns) - 2.5, color="white", linewidth=2)
         if len(columns) <= 16:

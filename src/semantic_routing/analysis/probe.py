@@ -58,7 +58,8 @@ def probe(
     for claim in chosen:
         check_enough(claim, said[claim])
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    language_model = load_language_model(model, getattr(torch, dtype)).to(target)
+    language_model = load_language_model(model, getattr(torch, dtype))
+    torch.nn.Module.to(language_model, target)
     layers = list(range(language_model.config.num_hidden_layers + 1))
     encoder = TextEncoder(language_model, load_tokenizer(model), layers)
     columns = [*map(str, layers), MEAN, MIX]

@@ -17,8 +17,8 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -219,7 +219,7 @@ def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | 
             run_trial(trial, options)
         return
     context = multiprocessing.get_context("spawn")
-    queue: Any = context.Queue()
+    queue: "Queue[str]" = context.Queue()
     for number in range(jobs):
         queue.put(str(number % devices) if devices else "")
     with ProcessPoolExecutor(jobs, context, _start_process, (queue, imported())) as pool:
@@ -228,7 +228,7 @@ def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | 
             logger.info("%s, seed %d is done", trial.label, trial.seed)
 
 
-def _start_process(queue: Any, imports: Sequence[str]) -> None:
+def _start_process(queue: "Queue[str]", imports: Sequence[str]) -> None:
     """Gives a process the one device that it will see, before it has looked, and the user's classes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = queue.get()
     import_user_code(imports)

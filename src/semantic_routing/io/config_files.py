@@ -5,7 +5,7 @@ Nothing here imports torch, so that a name that does not exist is refused at onc
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .files import JsonObject
 from .messages import brief
@@ -106,7 +106,7 @@ def _read_mapping(path: Path) -> JsonObject:
     return values
 
 
-def _absolute(imports: Any, folder: Path) -> Any:
+def _absolute(imports: object, folder: Path) -> object:
     """`imports` with absolute files; what is no list of names is left for the check that follows."""
     if not isinstance(imports, list):
         return imports
@@ -124,7 +124,7 @@ def _merge(base: JsonObject, over: JsonObject) -> JsonObject:
     return merged
 
 
-def _set(values: JsonObject, path: list[str], value: Any, override: str) -> None:
+def _set(values: JsonObject, path: list[str], value: object, override: str) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

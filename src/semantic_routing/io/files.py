@@ -68,7 +68,7 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: object) -> Path:
     """Writes a JSON file whole or not at all."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 

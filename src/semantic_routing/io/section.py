@@ -61,7 +61,7 @@ def _describe(error: Any, values: object) -> str:
     return message if whole_section else f"{where}: {message}, not {brief(error['input'])}"
 
 
-def _key_path(location: tuple[int | str, ...], values: Any) -> Iterator[str]:
+def _key_path(location: tuple[int | str, ...], values: object) -> Iterator[str]:
     """The keys of a location as the user wrote them: pydantic also names the branch of a union that it tried."""
     for number, part in enumerate(location, start=1):
         if isinstance(values, dict) and (part in values or number == len(location)):

@@ -99,6 +99,8 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             "last_layer": last_layer,
         }
         if text_encoder is not None:
+            if tokenizer is None:
+                raise ValueError("The pipeline has a text_encoder but no tokenizer to go with it.")
             encoder = transformer.prompt_encoder_class(text_encoder, tokenizer, **reading)
         elif text_model is not None:
             encoder = transformer.prompt_encoder_class.load(text_model, transformer.dtype, **reading)

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..io.files import sha256
 from .depth import first_layers, layer_stack, run_layers, without_heads
@@ -123,8 +124,8 @@ class TextEncoder:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         layers: str | int | Sequence[int] = "all",
         instruction: str = "",
         chat_template: bool = False,
@@ -174,17 +175,17 @@ class TextEncoder:
         return cls(model, load_tokenizer(name), **(reading | {"layers": layers}))
 
     @classmethod
-    def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
+    def resolve(cls, layers: str | int | Sequence[int], config: PreTrainedConfig) -> list[int]:
         """The layers that a choice means for a language model of this `transformers` configuration."""
         return resolve_layers(layers, config.num_hidden_layers)
 
     @classmethod
-    def channels(cls, config: Any) -> int:
+    def channels(cls, config: PreTrainedConfig) -> int:
         """Width of what is read of a language model of this `transformers` configuration."""
         return int(config.hidden_size)
 
     @classmethod
-    def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
+    def layers_computed(cls, layers: Sequence[int], config: PreTrainedConfig) -> int:
         """How many of its layers run: up to the deepest chosen, and one where only the embeddings are."""
         return max(1, *layers)
 
@@ -296,8 +297,10 @@ class TextEncoder:
         texts = [self.instruction + prompt for prompt in prompts]
         if self.chat_template:
             texts = [
-                self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+                str(
+                    self.tokenizer.apply_chat_template(
+                        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+                    )
                 )
                 for text in texts
             ]

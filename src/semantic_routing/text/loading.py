@@ -4,7 +4,15 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .depth import can_shorten, shorten
 from .places import resolve_model, silent
@@ -13,7 +21,7 @@ from .places import resolve_model, silent
 LANGUAGE_MODEL_KEYS = {r"^(model\.)?language_model\.(model\.)?": ""}
 
 
-def load_language_model_config(name: str) -> Any:
+def load_language_model_config(name: str) -> PreTrainedConfig:
     """The `transformers` configuration of the part that `load_language_model` loads.
 
     Raises:
@@ -22,7 +30,9 @@ def load_language_model_config(name: str) -> Any:
     return _text_config(_load_config(name))
 
 
-def load_language_model(name: str, dtype: torch.dtype = torch.float32, num_layers: int | None = None) -> Any:
+def load_language_model(
+    name: str, dtype: torch.dtype = torch.float32, num_layers: int | None = None
+) -> PreTrainedModel:
     """Loads a decoder's or an encoder's stack of layers, without heads, decoder or vision tower.
 
     Args:
@@ -60,7 +70,7 @@ def load_language_model(name: str, dtype: torch.dtype = torch.float32, num_layer
     return model.eval().requires_grad_(False)
 
 
-def _load_config(name: str) -> Any:
+def _load_config(name: str) -> PreTrainedConfig:
     place = resolve_model(name)
     try:
         return AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -73,11 +83,11 @@ def _load_config(name: str) -> Any:
         raise ValueError(f"Text encoder {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def _text_config(config: Any) -> Any:
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config if config.is_encoder_decoder else config.get_text_config()
 
 
-def _check(name: str, model: Any, report: dict[str, Any]) -> None:
+def _check(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
     """Refuses weights that would have to be invented, or that are not numbers."""
     # BERT's pooler sits on top of the layers and is not read.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
@@ -90,6 +100,6 @@ def _check(name: str, model: Any, report: dict[str, Any]) -> None:
             raise ValueError(f"Checkpoint {name!r} holds values in {key} that are infinite or not numbers.")
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer that goes with `load_language_model(name)`."""
     return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)

@@ -143,7 +143,7 @@ def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> 
         max_length=text.max_length,
         last_layer=text.last_layer,
     )
-    encoder.model.to(device)
+    torch.nn.Module.to(encoder.model, device)
     return encoder
 
 

@@ -9,21 +9,15 @@ from transformers import BertConfig, BertModel
 
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.pipelines import SemanticRoutingPipeline
-
-
-class Tokenizer:
-    """Letters as tokens."""
-
-    pad_token_id = 0
-
-    def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[1 + ord(letter) % 30 for letter in text] for text in texts]}
+from semantic_routing.text.tiny import VOCABULARY_SIZE, tiny_tokenizer
 
 
 @pytest.fixture
 def pipeline() -> SemanticRoutingPipeline:
     torch.manual_seed(0)
-    text = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    text = BertConfig(
+        vocab_size=VOCABULARY_SIZE, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
     transformer = SemanticRoutingTransformer2DModel(
         strategy="joint",
         num_text_layers=2,
@@ -39,7 +33,7 @@ def pipeline() -> SemanticRoutingPipeline:
     )
     nn.init.normal_(transformer.proj_out.weight)
     pipeline = SemanticRoutingPipeline(
-        transformer, FlowMatchEulerDiscreteScheduler(), BertModel(text).eval(), Tokenizer()
+        transformer, FlowMatchEulerDiscreteScheduler(), BertModel(text).eval(), tiny_tokenizer()
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -75,24 +75,31 @@ def count_forward(
     return _in_order(_count_transformer(transformer, forward, rows, latent_size, text_tokens))
 
 
-def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling) -> dict[str, int]:
-    """FLOPs of the transformer by component in a whole run of our sampler, which repeats only what depends on time."""
+def count_prompt_and_step(
+    transformer: DiffusionTransformer2DModel, sampling: Sampling
+) -> tuple[dict[str, int], dict[str, int]]:
+    """FLOPs of our sampler by component: what it does once for its prompts, and what it does in each step."""
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
     def prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
 
-    def step_and_prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def prepare_and_step(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         context = model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
         model(latents, timestep, text_context=context)
 
-    text = _count_transformer(transformer, prepare, *sizes)
-    step = _count_transformer(transformer, step_and_prepare, *sizes)
-    step.subtract(text)
-    repeats = sampling.steps if "timestep" in transformer.varies_with else 1
-    total = Counter({name: repeats * flops for name, flops in text.items()})
-    total.update({name: sampling.steps * flops for name, flops in step.items()})
-    return _in_order(total)
+    once = _count_transformer(transformer, prepare, *sizes)
+    step = _count_transformer(transformer, prepare_and_step, *sizes)
+    if "timestep" in transformer.varies_with:
+        return {}, _in_order(step)
+    step.subtract(once)
+    return _in_order(once), _in_order(step)
+
+
+def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling) -> dict[str, int]:
+    """FLOPs of the transformer by component in a whole run of our sampler, which repeats only what depends on time."""
+    once, step = count_prompt_and_step(transformer, sampling)
+    return _in_order(Counter(once) + Counter({name: sampling.steps * flops for name, flops in step.items()}))
 
 
 def count_language_model(config: Any, rows: int, text_tokens: int, layers: int | None = None) -> dict[str, int]:

@@ -106,7 +106,7 @@ def prune(
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder.")
     model = SavedModel(find_pipeline(name), options)
-    kept = choose_layers(model.distributions, keep, threshold)
+    kept = choose_layers(model.magnitudes, keep, threshold)
     pruned = prune_pipeline(model.pipeline, kept)
     numbers = compare(model, pruned, kept)
     with whole_folder(out) as partial:

@@ -21,7 +21,7 @@ class Similarity(Analysis):
     """Jensen-Shannon similarity of fusion weights."""
 
     title = "Similarity of fusion weights across blocks and times"
-    needs = "layer weights that vary with block or time"
+    needs = "layer weights that are not negative and vary with block or time"
 
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:

@@ -29,7 +29,7 @@ class Usage(Analysis):
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:
         """Models whose layers can be ranked, and dropped."""
-        if model.fusion is None or not model.weight_axes:
+        if model.fusion is None or model.weights is None:
             return False
         try:
             model.fusion.keep_layers(range(max(len(model.layers) - 1, 1)))
@@ -39,7 +39,7 @@ class Usage(Analysis):
 
     def compute(self, model: SavedModel) -> Arrays:
         """`most_weight` over layers; all else over `keep`, the number of layers kept."""
-        weights = model.distributions
+        weights = model.magnitudes
         peak, order = most_weight(weights), rank_layers(weights)
         rows = weights.values.reshape(-1, len(peak))
         numbers = keep_numbers(int((peak > 0).sum()))
@@ -97,9 +97,9 @@ class Usage(Analysis):
                 row += [share_correct(correct.at(keep=number)), paired_change(correct.at(keep=number), all_layers)]
             rows.append(row)
         caption = (
-            "Keeping the layers with the most weight, the weights renormalized. Layers run: of the language model, "
-            f"which has {total}. Context change: relative, over blocks, times and tokens of {len(model.prompts)} "
-            "prompts"
+            "Keeping the layers with the most weight, of either sign; a softmax renormalizes the rest. Layers run: of "
+            f"the language model, which has {total}. Context change: relative, over blocks, times and tokens of "
+            f"{len(model.prompts)} prompts"
         )
         caption += "; not measured for a fusion that reads the image." if "state" in model.varies_with else "."
         return [Table(header, rows, caption)]

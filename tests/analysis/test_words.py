@@ -62,18 +62,8 @@ def test_kinds_are_means_over_the_words_of_all_prompts(language_models):
     assert [row[0] for row in Words().tables(arrays, model)[0].rows] == count.axes["kind"]
 
 
-class Letters:
-    """Reads text letter by letter after an instruction, and cuts it."""
-
-    chat_template = False
-    max_length = 14
-
-    def texts(self, prompts):
-        return [f"Draw: {prompt}" for prompt in prompts]
-
-    def tokenizer(self, text, add_special_tokens, return_offsets_mapping):
-        return {"offset_mapping": [(place, place + 1) for place in range(len(text))]}
-
-
-def test_words_are_found_after_an_instruction_and_until_the_cut():
-    assert words_of(Letters(), "a star, too") == [("a", [6]), ("star", [8, 9, 10, 11])]
+def test_words_are_found_after_an_instruction_and_until_the_cut(language_models):
+    encoder = model_of(language_models, "token-wise").pipeline.prompt_encoder
+    assert words_of(encoder, "a red circle") == [("a", [0]), ("red", [1]), ("circle", [2])]
+    encoder.instruction, encoder.max_length = "draw ", 3
+    assert words_of(encoder, "a red circle") == [("a", [1]), ("red", [2])]

@@ -109,10 +109,11 @@ def _draw_numbers(arrays: Arrays) -> Figure:
     moved, correct = arrays["moved"], arrays.get("correct")
     canvas, axes = panels(1, 1 if correct is None else 2, 2.8)
     for number, setting in enumerate(moved.axes["setting"]):
-        look = {"color": OKABE_ITO[number], "linestyle": DASHES[number], "marker": "o", "markersize": 3}
-        axes[0].plot(moved.numbers("layer"), moved.at(setting=setting), label=str(setting), **look)
-        if correct is not None:
-            axes[1].plot(correct.numbers("layer"), correct.at(setting=setting).mean(-1), **look)
+        curves = [moved.at(setting=setting)]
+        curves += [] if correct is None else [correct.at(setting=setting).mean(-1)]
+        for place, values in zip(axes, curves, strict=True):
+            color, dash = OKABE_ITO[number], DASHES[number]
+            place.plot(moved.numbers("layer"), values, color=color, ls=dash, marker="o", ms=3, label=str(setting))
     axes[0].set_ylabel("images move (rms)")
     axes[0].legend()
     caption = "What images do when one language-model layer is dropped, doubled or heard alone in all blocks: how far "

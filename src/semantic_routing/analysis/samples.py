@@ -1,7 +1,7 @@
 """Runs of the pipeline whose latents are kept at every step."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ def sample_latents(
     """
     pipeline.set_progress_bar_config(disable=True)
 
-    def callback(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def callback(_: object, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None:
             on_step(tensors["latents"].float().cpu())
         return {}

@@ -1,7 +1,5 @@
 """Which language-model layers are needed, and what it would cost to drop the others (paper, section 5.1)."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -124,8 +122,9 @@ class Usage(Analysis):
         if correct is not None:
             share = correct.values.mean(1)
             error = np.sqrt(share * (1 - share) / correct.values.shape[1])
-            look: dict[str, Any] = {"color": OKABE_ITO[2], "marker": "o", "markersize": 3, "capsize": 2}
-            axes[2].errorbar(correct.numbers("keep"), share, error, **look)
+            axes[2].errorbar(
+                correct.numbers("keep"), share, error, color=OKABE_ITO[2], marker="o", markersize=3, capsize=2
+            )
             axes[2].set(xlabel="layers kept", ylabel="share of correct images", ylim=(0, 1))
         for place in axes:
             place.set_ylim(bottom=0)

@@ -112,8 +112,8 @@ def _draw_curves(weights: NamedArray) -> Figure:
     mean = weights.values.mean(0)
     looks = zip(weights.axes["kind"], (*OKABE_ITO, "0.6"), (*DASHES, "-"), strict=False)  # as many as there are kinds
     for kind, color, dash in looks:
-        look = {"color": color, "linestyle": dash, "marker": "o", "markersize": 2}
-        axes.plot(weights.numbers("layer"), weights.at(kind=kind) - mean, label=str(kind), **look)
+        values = weights.at(kind=kind) - mean
+        axes.plot(weights.numbers("layer"), values, color=color, ls=dash, marker="o", ms=2, label=str(kind))
     axes.axhline(0, color="0.5", linewidth=0.7, linestyle=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="language-model layer", ylabel="weight − mean over kinds")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
 from ..fusion import TextFusion
 from .backbone import DiffusionTransformer2DModel
@@ -69,7 +69,7 @@ def count_forward(
         text_tokens: of each row.
     """
 
-    def forward(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def forward(model: DiffusionTransformer2DModel, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         model(latents, timestep, text)
 
     return _in_order(_count_transformer(transformer, forward, rows, latent_size, text_tokens))
@@ -81,10 +81,10 @@ def count_prompt_and_step(
     """FLOPs of our sampler by component: what it does once for its prompts, and what it does in each step."""
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
-    def prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def prepare(model: DiffusionTransformer2DModel, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
 
-    def prepare_and_step(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def prepare_and_step(model: DiffusionTransformer2DModel, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         context = model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
         model(latents, timestep, text_context=context)
 
@@ -102,7 +102,9 @@ def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling)
     return _in_order(Counter(once) + Counter({name: sampling.steps * flops for name, flops in step.items()}))
 
 
-def count_language_model(config: Any, rows: int, text_tokens: int, layers: int | None = None) -> dict[str, int]:
+def count_language_model(
+    config: PretrainedConfig, rows: int, text_tokens: int, layers: int | None = None
+) -> dict[str, int]:
     """FLOPs of one pass of the language model without heads, its linear layers and its attention products apart.
 
     Args:
@@ -123,7 +125,7 @@ def count_language_model(config: Any, rows: int, text_tokens: int, layers: int |
 
 def count_as_paper(
     transformer: DiffusionTransformer2DModel,
-    language_model: Any,
+    language_model: PretrainedConfig,
     layers: int | None = None,
     sampling: Sampling = PAPER_SAMPLING,
 ) -> dict[str, int]:
@@ -173,12 +175,12 @@ class _Root(nn.Module):
         run()
 
 
-def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, int], int]:
+def _linear_and_rest(model: nn.Module, run: Callable[[], object]) -> tuple[dict[str, int], int]:
     """FLOPs of `run` in linear layers, convolutions and fusions, by module name, and of everything else."""
     # The CPU's kernel of scaled dot products is missing from the counter's own list.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    def attention_flops(query: object, key: object, value: object, *args: object, **kwargs: object) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
     counter = FlopCounterMode(display=False, custom_mapping={kernel: attention_flops})

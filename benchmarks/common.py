@@ -45,12 +45,21 @@ def choose_device(name: str | None) -> torch.device:
     return usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each side in each round. Every other round goes backwards, so that no side always comes first."""
+def alternate(
+    sides: Mapping[str, Callable[..., object]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[Callable[..., object], torch.device], float] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of each side in each round, as `clock` tells them; None is `timed`.
+
+    Every other round goes backwards, so that no side always comes first.
+    """
+    clock = clock or timed
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            taken = timed(sides[name], device)
+            taken = clock(sides[name], device)
             if number:
                 seconds[name].append(taken)
     return seconds

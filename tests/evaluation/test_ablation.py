@@ -18,6 +18,7 @@ from semantic_routing.experiments.ablation import (
     primary_of,
     run_ablation,
 )
+from semantic_routing.experiments.ablation_cost import cost_table, match_parameters
 from semantic_routing.experiments.ablation_page import loss_table, main_table, write_ablation
 from semantic_routing.fusion import FUSIONS
 from semantic_routing.io.user_code import import_user_code
@@ -115,6 +116,54 @@ def test_strategies_share_data_order_and_differ_in_nothing_but_the_strategy(conf
     assert uniform.training.seed == joint.training.seed == 1
     assert uniform.model.model_dump(exclude={"strategy"}) == joint.model.model_dump(exclude={"strategy"})
     assert uniform.data == joint.data
+
+
+def test_matched_strategies_have_as_many_parameters_as_the_largest(config, tmp_path):
+    strategies = ["concat", "uniform", "joint", "token-wise"]
+    trials = make_trials(str(config), [], strategies, [0, 1], tmp_path, match_parameters)
+    by_label = {trial.label: [trial] for trial in trials if trial.seed == 0}
+    for trial in trials:
+        assert trial.config.model == by_label[trial.label][0].config.model, "seeds of a strategy differ"
+        trial.run.mkdir(parents=True)
+        (trial.run / "metrics.jsonl").write_text('{"images_per_second": 7}\n')
+        (trial.run / "config.yaml").write_text(trial.config.to_yaml())
+    rows = cost_table(by_label, OPTIONS).rows
+    matched = [float(row[1].split()[0]) for row in rows]
+    plain = make_trials(str(config), [], strategies, [0, 1], tmp_path / "plain")
+    for trial in plain:
+        trial.run.mkdir(parents=True)
+        (trial.run / "metrics.jsonl").write_text('{"images_per_second": 7}\n')
+    alone = [float(row[1].split()[0]) for row in cost_table({t.label: [t] for t in plain}, OPTIONS).rows]
+    assert max(alone) > 1.05 * min(alone)
+    assert max(matched) == max(alone)
+    assert min(matched) > 0.995 * max(matched)
+    again = make_trials(str(config), [], strategies, [0, 1], tmp_path, match_parameters)
+    assert [trial.config for trial in again] == [trial.config for trial in trials], "a second run does not go on"
+
+
+def test_a_model_without_a_fusion_cannot_be_matched(config, tmp_path):
+    trials = trials_of(config, tmp_path, seeds=[0])
+    model = trials[1].config.model.model_copy(update={"kind": "fusedit", "strategy": None})
+    trials[1] = replace(trials[1], config=trials[1].config.model_copy(update={"model": model}))
+    with pytest.raises(ValueError, match="joint has no fusion: leave it out"):
+        match_parameters(trials)
+
+
+def test_the_cost_of_a_step_and_of_a_prompt_stand_apart(config, tmp_path):
+    trials = trials_of(
+        config, tmp_path, seeds=[0], strategies=["penultimate", "depth-wise", "joint", "layer-attention"]
+    )
+    for trial in trials:
+        trial.run.mkdir(parents=True)
+        (trial.run / "metrics.jsonl").write_text('{"images_per_second": 7}\n')
+    table = cost_table({trial.label: [trial] for trial in trials}, OPTIONS)
+    columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
+    prompt, step, memory = (
+        [float(cell.split()[0]) for cell in columns[name]] for name in ("FLOPs a prompt", "FLOPs a step", "memory")
+    )
+    assert step[0] == step[1] == step[3] < step[2]
+    assert prompt[2] == 0 < prompt[0] < prompt[1] < prompt[3]
+    assert memory[3] > memory[0] > 0
 
 
 @pytest.mark.parametrize(

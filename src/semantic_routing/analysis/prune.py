@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,21 @@ class ContextChange(NamedTuple):
 
     largest: float
     mean: float
+
+
+class Comparison(TypedDict):
+    """What pruning saves and changes; of two values the first is without it."""
+
+    layers: list[int]
+    layers_before: list[int]
+    language_model_layers: int
+    language_model_layers_run: int
+    language_model_bytes: list[int]
+    encoding_seconds: list[float]
+    context_change: dict[str, float] | None
+    image_change: float
+    prompts: int
+    correct: NotRequired[list[list[float]]]
 
 
 def most_weight(weights: NamedArray) -> NDArray[np.float64]:
@@ -106,7 +121,7 @@ def prune(
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder.")
     model = SavedModel(find_pipeline(name), options)
-    kept = choose_layers(model.distributions, keep, threshold)
+    kept = choose_layers(model.magnitudes, keep, threshold)
     pruned = prune_pipeline(model.pipeline, kept)
     numbers = compare(model, pruned, kept)
     with whole_folder(out) as partial:
@@ -115,14 +130,14 @@ def prune(
     return describe(numbers)
 
 
-def compare(model: SavedModel, pruned: SemanticRoutingPipeline, kept: Sequence[int]) -> dict[str, Any]:
+def compare(model: SavedModel, pruned: SemanticRoutingPipeline, kept: Sequence[int]) -> Comparison:
     """What a pruned pipeline saves and changes, in numbers."""
     whole, prompts, guidance = model.pipeline, model.prompts, model.guidance
     seconds = _encoding_seconds([whole, pruned], prompts, model.options.rounds)
     ends = [model.samples(guidance), model.samples_of(pruned, guidance)]
     change = context_change(whole, kept, prompts)
     correct = [model.correct(end) for end in ends]
-    numbers: dict[str, Any] = {
+    numbers: Comparison = {
         "layers": [model.layers[position] for position in kept],
         "layers_before": model.layers,
         "language_model_layers": whole.text_encoder.config.num_hidden_layers,
@@ -139,7 +154,7 @@ def compare(model: SavedModel, pruned: SemanticRoutingPipeline, kept: Sequence[i
     return numbers
 
 
-def describe(numbers: dict[str, Any]) -> list[str]:
+def describe(numbers: Comparison) -> list[str]:
     """The numbers of `compare` as sentences."""
     before, after = numbers["language_model_bytes"]
     slow, fast = numbers["encoding_seconds"]
@@ -154,10 +169,10 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         f"Changes: {moved}images by {numbers['image_change']:.4f} (root mean square).",
     ]
     if "correct" in numbers:
-        before, after = (np.array(values) for values in numbers["correct"])
+        whole, pruned = (np.array(values) for values in numbers["correct"])
         sentences.append(
-            f"Correct images of {numbers['prompts']} scenes: {share_correct(before)} → {share_correct(after)} "
-            f"(change {paired_change(after, before)})."
+            f"Correct images of {numbers['prompts']} scenes: {share_correct(whole)} → {share_correct(pruned)} "
+            f"(change {paired_change(pruned, whole)})."
         )
     return sentences
 

@@ -1,7 +1,7 @@
 """`sroute ablate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,13 @@ def command(
     primary: Annotated[
         str | None,
         typer.Option(help="Whose difference from the baseline is the primary contrast; default: depth-wise."),
+    ] = None,
+    match: Annotated[
+        Literal["parameters"] | None,
+        typer.Option(
+            help="parameters: widen what blocks read of the text (model.context_channels) until every strategy has as "
+            "many parameters as the largest."
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="Folder; a second run goes on from what is there.")] = Path("runs/ablation"),
@@ -47,6 +54,7 @@ def command(
 ) -> None:
     """Train, sample and score every strategy with every seed on scenes, and write the paper's tables as one page."""
     from ..experiments.ablation import AblationOptions, default_strategies, make_trials, primary_of, run_ablation
+    from ..experiments.ablation_cost import match_parameters
     from ..experiments.ablation_page import write_ablation
 
     try:
@@ -68,9 +76,9 @@ def command(
         primary=primary,
     )
     options.benchmark()  # refuses an unknown skill before any work
-    trials = make_trials(
-        config, overrides or [], _names(strategies or "") or default_strategies(config, overrides or []), numbers, out
-    )
+    changes = overrides or []
+    names = _names(strategies or "") or default_strategies(config, changes)
+    trials = make_trials(config, changes, names, numbers, out, match_parameters if match else None)
     primary_of(list(dict.fromkeys(trial.label for trial in trials)), options)
     run_ablation(trials, options, jobs)
     typer.echo(f"Open {write_ablation(trials, options, out).resolve().as_uri()}")

@@ -14,7 +14,7 @@ Whatever is there already is not done again; interrupted training goes on where 
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
@@ -146,7 +146,12 @@ class Trial:
 
 
 def make_trials(
-    config: str, overrides: Sequence[str], strategies: Sequence[str], seeds: Sequence[int], out: Path
+    config: str,
+    overrides: Sequence[str],
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    match: Callable[[list[Trial]], list[Trial]] | None = None,
 ) -> list[Trial]:
     """All strategies by all seeds, checked.
 
@@ -156,6 +161,8 @@ def make_trials(
         strategies: names; or config files, for what one word does not say, which go by their stem.
         seeds: of initialization, data order and noise in training.
         out: folder of the ablation.
+        match: changes the configs so that strategies are alike in something, such as
+            `ablation_cost.match_parameters`.
 
     Raises:
         ValueError: one of the configs cannot be run, or `out` holds a run of another config.
@@ -178,9 +185,11 @@ def make_trials(
     places = [trial.folder for trial in trials]
     if len(set(places)) < len(places):
         raise ValueError("A strategy or a seed is named twice.")
+    _warn_of_differences(trials)
+    if match is not None:
+        trials = match(trials)
     for trial in trials:
         _check_same_config(trial)
-    _warn_of_differences(trials)
     return trials
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -17,15 +16,14 @@ from ..evaluation.runner import IMAGES
 from ..evaluation.scenes import CHOSEN, GENEVAL_SKILLS
 from ..io.files import JsonObject, write_json, write_text
 from ..io.jsonl import read_lines
-from ..models.flops import Sampling, count_parameters, count_sampling
 from ..reporting import intervals
 from ..reporting.figures import OKABE_ITO
 from ..reporting.intervals import Estimate
 from ..reporting.page import Page
 from ..reporting.table import Table
 from ..scenes import SKILLS
-from ..training.build import build_transformer, resolve_sizes
 from .ablation import AblationOptions, Trial, primary_of
+from .ablation_cost import cost_table
 
 MAIN_COLUMNS = {
     "GenEval tasks": ("geneval", "all"),
@@ -41,8 +39,6 @@ LAST = 0.2
 LOSS_UNIT = 1e4
 """Losses are shown times this."""
 PICTURED = 8
-TEXT_TOKENS = 32
-"""Of the prompt whose cost is counted."""
 
 Results = Mapping[str, Sequence[Result]]
 """By strategy, the results of its seeds, in the same order of seeds."""
@@ -234,30 +230,6 @@ def _change(outcome: Estimate | None) -> str:
     if outcome is None:
         return "–"
     return f"{outcome.mean:+.2f} [{outcome.low:+.2f},\N{NO-BREAK SPACE}{outcome.high:+.2f}]"
-
-
-def cost_table(by_label: Mapping[str, Sequence[Trial]], options: AblationOptions) -> Table:
-    """Parameters, FLOPs of an image, and the speed of training that was seen."""
-    rows, first = [], None
-    for label, own in by_label.items():
-        config = own[0].config
-        sizes = resolve_sizes(config)
-        with torch.device("meta"):
-            transformer = build_transformer(config, sizes)
-        sampling = Sampling(config.data.image_size // sizes.downsampling, TEXT_TOKENS, options.steps)
-        costs = (sum(count_parameters(transformer).values()), sum(count_sampling(transformer, sampling).values()))
-        first = first or costs
-        speed = np.median([line["images_per_second"] for trial in own for line in _metrics(trial)])
-        changes = [f"{100 * (cost / base - 1):+.2f} %" for cost, base in zip(costs, first, strict=True)]
-        rows.append(
-            [label, f"{costs[0] / 1e6:.3f} M", changes[0], f"{costs[1] / 1e9:.3f} G", changes[1], f"{speed:.0f}"]
-        )
-    caption = (
-        f"FLOPs of the transformer for one guided image in {options.steps} steps from {TEXT_TOKENS} tokens, the "
-        "language model not counted; changes are against the first row; images a second are training's median, here."
-    )
-    header = ["strategy", "parameters", "change", "FLOPs", "change", "training, images/s"]
-    return Table(header, rows, caption, "cost of computing")
 
 
 def loss_table(by_label: Mapping[str, Sequence[Trial]], primary: str) -> Table:

@@ -171,7 +171,7 @@ class DiffusionTransformer2DModel(
         encoder_hidden_states: Float[Tensor, "batch layers text_tokens text_channels"] | None = None,
         encoder_attention_mask: Tensor | None = None,
         text_context: TextContext | ContextOfState | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, float] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Float[Tensor, "batch channels height width"]]:
         """Predicts the velocity, or the sample, of noisy latents.

@@ -1,14 +1,14 @@
 """The fusion of a saved pipeline, without its backbone."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 from safetensors import safe_open
 
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
-from ..io.files import read_json
+from ..io.files import JsonObject, read_json
 from ..io.resources import resolve_pipeline
 from ..models.transformer import current_name, find_fusion, fusion_sizes
 
@@ -20,8 +20,8 @@ class PipelineFiles(NamedTuple):
 
     name: str
     folder: Path
-    model_index: dict[str, Any]
-    transformer: dict[str, Any]
+    model_index: JsonObject
+    transformer: JsonObject
 
     @property
     def strategy(self) -> str | None:
@@ -31,12 +31,12 @@ class PipelineFiles(NamedTuple):
         return None if name == "fusedit" else name
 
     @property
-    def training_data(self) -> dict[str, Any] | None:
+    def training_data(self) -> JsonObject | None:
         """The section `data` of the `config.yaml` of the training; None where the pipeline's folder has none."""
         path = self.folder / "config.yaml"
         if not path.is_file():
             return None
-        data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        data: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
         return data
 
     @property

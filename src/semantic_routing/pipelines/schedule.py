@@ -23,7 +23,7 @@ def check_scheduler(scheduler: Any) -> None:
         )
 
 
-def accepts(function: Callable[..., Any], name: str) -> bool:
+def accepts(function: Callable[..., object], name: str) -> bool:
     """Whether a function has an argument of that name."""
     return name in inspect.signature(function).parameters
 

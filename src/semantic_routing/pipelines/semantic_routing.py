@@ -17,7 +17,13 @@ from ..fusion import LayerGains, gains_of
 from ..fusion.timestep_map import GateTime, TimestepMap
 from ..io.files import write_text
 from ..io.resources import resolve_pipeline
-from ..models import DiffusionTransformer2DModel, FuseDiTTransformer2DModel, SemanticRoutingTransformer2DModel
+from ..models import (
+    DiffusionTransformer2DModel,
+    FuseDiTTransformer2DModel,
+    SemanticRoutingTransformer2DModel,
+    TextContext,
+)
+from ..models.backbone import ContextOfState
 from ..models.latents import LatentCodec
 from ..text import TextEncoder
 from ..text.encoder import PooledText, Reading
@@ -203,7 +209,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         return self._guidance_scale > 1
 
     @property
-    def attention_kwargs(self) -> dict[str, Any] | None:
+    def attention_kwargs(self) -> dict[str, float] | None:
         """Of the call that runs."""
         return self._attention_kwargs
 
@@ -279,7 +285,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         prompt_attention_mask: Tensor | None = None,
         negative_prompt_embeds: Float[Tensor, "prompts layers negative_tokens text_channels"] | None = None,
         negative_prompt_attention_mask: Tensor | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, float] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Makes `num_images_per_prompt` images of each prompt; images of one prompt are neighbors.
 
@@ -377,7 +383,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self._current_timestep = None
         return latents
 
-    def _flow(self, latents: Tensor, timestep: Tensor, context: Any) -> Tensor:
+    def _flow(self, latents: Tensor, timestep: Tensor, context: TextContext | ContextOfState) -> Tensor:
         """The velocity at a timestep, guided if guidance is on."""
         guided = self.do_classifier_free_guidance
         noisy = torch.cat([latents, latents]) if guided else latents

@@ -288,22 +288,23 @@ class TextEncoder:
         """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt; see `token_ids`."""
         return self._pad(self.token_ids(prompts))
 
+    def texts(self, prompts: Sequence[str]) -> list[str]:
+        """What is tokenized: prompts with instruction and chat template."""
+        texts = [self.instruction + prompt for prompt in prompts]
+        if not self.chat_template:
+            return texts
+        turns = ([{"role": "user", "content": text}] for text in texts)
+        return [
+            str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)) for turn in turns
+        ]
+
     def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt, with instruction and chat template.
 
         A prompt longer than `max_length` is truncated with a warning. An empty one keeps a single padding token, since
         attention needs something to read.
         """
-        texts = [self.instruction + prompt for prompt in prompts]
-        if self.chat_template:
-            texts = [
-                str(
-                    self.tokenizer.apply_chat_template(
-                        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-                    )
-                )
-                for text in texts
-            ]
+        texts = self.texts(prompts)
         special = {"add_special_tokens": not self.chat_template}
         tokens = self.tokenizer(texts, **special, verbose=False)["input_ids"]
         lost = sum(max(len(row) - self.max_length, 0) for row in tokens)

@@ -75,19 +75,24 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
     return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
 
 
+def transformer_arguments(config: Config, sizes: Sizes) -> dict[str, Any]:
+    """What the transformer's class is called with."""
+    return {
+        **config.model.arguments(),
+        "num_text_layers": len(sizes.layers),
+        "text_channels": sizes.text_channels,
+        "in_channels": sizes.latent_channels,
+        "sample_size": config.data.image_size // sizes.downsampling,
+    }
+
+
 def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
     """A freshly initialized diffusion transformer.
 
     Raises:
         ValueError: sizes or options that do not go together, or a fusion that contradicts what it says of itself.
     """
-    transformer = MODELS.find(config.model.kind)(
-        **config.model.arguments(),
-        num_text_layers=len(sizes.layers),
-        text_channels=sizes.text_channels,
-        in_channels=sizes.latent_channels,
-        sample_size=config.data.image_size // sizes.downsampling,
-    )
+    transformer = MODELS.find(config.model.kind)(**transformer_arguments(config, sizes))
     if isinstance(transformer, SemanticRoutingTransformer2DModel):
         check_fusion(transformer.fusion, str(config.model.strategy))
     return transformer

@@ -65,7 +65,7 @@ class SharedMuon(torch.optim.Muon):
         matrices.sort(key=lambda matrix: matrix.numel() * min(matrix.shape), reverse=True)
         shares = [matrices[rank::count] for rank in range(count)]
         own = {id(matrix) for matrix in shares[dist.get_rank()]}
-        gradients = {matrix: matrix.grad for matrix in matrices if id(matrix) not in own}
+        gradients = {matrix: matrix.grad for matrix in matrices if id(matrix) not in own and matrix.grad is not None}
         for matrix, gradient in gradients.items():
             momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
             momentum.lerp_(gradient, 1 - group["momentum"])

@@ -77,6 +77,26 @@ def test_starting_is_quick(arguments: list[str] | None, limit: float) -> None:
     assert result.stdout.endswith("slow: []\n"), result.stdout + result.stderr
 
 
+def imported(code: str) -> set[str]:
+    """Modules that are there after a new process has run some code."""
+    script = f"import sys; {code}; print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(result.stderr.splitlines()[-1].split())
+
+
+def test_drawing_weights_imports_no_library_of_models(tmp_path: Path) -> None:
+    code = "import pathlib; from semantic_routing.analysis.weights import draw_weights"
+    modules = imported(f"{code}; draw_weights('demo', pathlib.Path({str(tmp_path)!r}))")
+    assert (tmp_path / "weights.png").is_file()
+    assert not modules & {"diffusers", "transformers", "accelerate", "peft", "scipy", "torch._dynamo"}
+    assert len(modules) < 1700
+
+
+def test_generating_imports_little_beyond_what_a_pipeline_of_diffusers_does() -> None:
+    ours = imported("import semantic_routing.pipelines.generate") - imported("from diffusers import DiffusionPipeline")
+    assert len({name for name in ours if not name.startswith("semantic_routing")}) < 40, sorted(ours)
+
+
 def test_the_version_is_told() -> None:
     assert sroute("--version").stdout == f"sroute {semantic_routing.__version__}\n"
 

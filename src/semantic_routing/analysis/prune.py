@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ..fusion import Moment
 from ..io.files import whole_folder, write_json
-from ..pipelines import SemanticRoutingPipeline
-from ..pipelines.prune import prune_pipeline
 from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import NamedArray
 from .layer_weights import FINE_TIMES
 from .model import AnalysisOptions, SavedModel
 from .pictures import paired_change, share_correct
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
 
 
 class ContextChange(NamedTuple):
@@ -76,7 +77,7 @@ def choose_layers(weights: NamedArray, keep: int | None = None, threshold: float
 
 @torch.no_grad()
 def context_change(
-    pipeline: SemanticRoutingPipeline, kept: Sequence[int], prompts: Sequence[str]
+    pipeline: "SemanticRoutingPipeline", kept: Sequence[int], prompts: Sequence[str]
 ) -> ContextChange | None:
     """How far the context of each block moves when only the layers at positions `kept` are read.
 
@@ -118,6 +119,8 @@ def prune(
     Raises:
         ValueError: `out` exists, the layers cannot be chosen so, or the fusion cannot drop layers.
     """
+    from ..pipelines.prune import prune_pipeline
+
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder.")
     model = SavedModel(find_pipeline(name), options)
@@ -130,7 +133,7 @@ def prune(
     return describe(numbers)
 
 
-def compare(model: SavedModel, pruned: SemanticRoutingPipeline, kept: Sequence[int]) -> Comparison:
+def compare(model: SavedModel, pruned: "SemanticRoutingPipeline", kept: Sequence[int]) -> Comparison:
     """What a pruned pipeline saves and changes, in numbers."""
     whole, prompts, guidance = model.pipeline, model.prompts, model.guidance
     seconds = _encoding_seconds([whole, pruned], prompts, model.options.rounds)
@@ -177,7 +180,9 @@ def describe(numbers: Comparison) -> list[str]:
     return sentences
 
 
-def _encoding_seconds(pipelines: Sequence[SemanticRoutingPipeline], prompts: Sequence[str], rounds: int) -> list[float]:
+def _encoding_seconds(
+    pipelines: Sequence["SemanticRoutingPipeline"], prompts: Sequence[str], rounds: int
+) -> list[float]:
     """Median seconds to encode the prompts, the pipelines taking turns after one round that is not counted."""
     taken: list[list[float]] = [[] for _ in pipelines]
     for round_ in range(rounds + 1):

@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ..pipelines.prune import prune_pipeline
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
 from ..reporting.figures import OKABE_ITO, Figure, panels
 from ..reporting.table import Table
@@ -37,6 +36,8 @@ class Usage(Analysis):
 
     def compute(self, model: SavedModel) -> Arrays:
         """`most_weight` over layers; all else over `keep`, the number of layers kept."""
+        from ..pipelines.prune import prune_pipeline
+
         weights = model.magnitudes
         peak, order = most_weight(weights), rank_layers(weights)
         rows = weights.values.reshape(-1, len(peak))

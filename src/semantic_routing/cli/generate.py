@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..io.importing import importing
 from .options import Device, Dtype
 
 
@@ -35,8 +36,9 @@ def command(
     device: Device = None,
 ) -> None:
     """Make images of prompts, and one grid of all images with a row for each prompt."""
-    from ..fusion import read_gains
-    from ..pipelines.generate import generate_files, read_prompts
+    with importing():
+        from ..fusion import read_gains
+        from ..pipelines.generate import generate_files, read_prompts
 
     gains = None if layer_gains is None else read_gains(layer_gains)
     texts = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]

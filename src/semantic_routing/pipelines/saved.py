@@ -8,9 +8,9 @@ from safetensors import safe_open
 
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
+from ..fusion.saved import current_name, find_fusion, fusion_sizes
 from ..io.files import JsonObject, read_json
 from ..io.resources import resolve_pipeline
-from ..models.transformer import current_name, find_fusion, fusion_sizes
 
 PREFIX = "fusion."
 

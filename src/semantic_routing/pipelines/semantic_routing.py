@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
@@ -467,6 +468,10 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         if latents is None:
             return randn_tensor(shape, generator, device, torch.float32)
         return latents.to(device, torch.float32)
+
+
+# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+diffusers.SemanticRoutingPipeline = SemanticRoutingPipeline
 
 
 def check_text_encoder(encoder: TextEncoder, transformer: DiffusionTransformer2DModel) -> None:

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..io.files import sha256
 from .depth import first_layers, layer_stack, run_layers, without_heads
 from .feature_cache import FeatureCache, fingerprint
+from .feature_memory import FeatureMemory
 from .feature_pool import FeaturePool
 from .loading import load_language_model, load_language_model_config, load_tokenizer
 
@@ -148,6 +149,7 @@ class TextEncoder:
         self.max_length = min(max_length, limit)
         self.cache: FeatureCache | None = None
         self.pooled: PooledText | None = None
+        self.memory: FeatureMemory | None = None
         if self.last_layer == "raw" and layer_stack(self.model, self.model.config.num_hidden_layers) is None:
             raise ValueError(
                 f"The layers of {type(self.model).__name__} are not one list, so its last layer cannot be read before "
@@ -212,6 +214,15 @@ class TextEncoder:
         keys = {caption: self._key(ids) for caption, ids in zip(distinct, self.token_ids(distinct), strict=True)}
         self.pooled = PooledText(FeaturePool(folder, keys, read), self.precision)
 
+    def use_memory(self, limit: int) -> None:
+        """From now on keeps features of the last prompts in memory, up to `limit` bytes; see `FeatureMemory`.
+
+        They are used in the precision of this moment alone. In float32 none are kept: there the last bits depend on
+        the other prompts of a call, so that a resumed training, which remembers nothing, would be another one.
+        """
+        self.memory_precision = self.precision
+        self.memory = None if self.precision == torch.float32 else FeatureMemory(limit)
+
     @cached_property
     def _fingerprint(self) -> str:
         """Of the language model, whose weights must not change after this, and of what is read of it."""
@@ -226,18 +237,28 @@ class TextEncoder:
             raise ValueError("There is no prompt to encode.")
         if self.pooled is not None and self.pooled.precision != self.precision:
             raise ValueError(f"The pool's features are in {self.pooled.precision}; {self.precision} is asked for.")
-        states = self.pooled.features.find(prompts) if self.pooled is not None else {}
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in states]
-        states |= dict(zip(missing, self._encode(missing), strict=True))
+        states = self._states(list(dict.fromkeys(prompts)))
         lengths = torch.tensor([states[prompt].shape[1] for prompt in prompts])
         longest = int(lengths.max())
         shape = (len(prompts), len(self.layers), longest, self.num_channels)
         # Where all come from the pool they are put together on the CPU and moved at once.
-        device = self.model.device if missing else "cpu"
+        device = "cpu" if all(state.is_cpu for state in states.values()) else self.model.device
         hidden_states = torch.zeros(shape, device=device, dtype=self.model.dtype)
         for row, prompt in enumerate(prompts):
             hidden_states[row, :, : lengths[row]] = states[prompt]
         return TextFeatures(hidden_states, torch.arange(longest) < lengths[:, None]).to(self.model.device)
+
+    def _states(self, prompts: Sequence[str]) -> dict[str, Float[Tensor, "layers text_tokens text_channels"]]:
+        """Hidden states of distinct prompts: from the pool, from memory, and of the others new ones."""
+        states = self.pooled.features.find(prompts) if self.pooled is not None else {}
+        memory = self.memory if self.memory is not None and self.memory_precision == self.precision else None
+        if memory is not None:
+            states |= memory.find([prompt for prompt in prompts if prompt not in states])
+        missing = [prompt for prompt in prompts if prompt not in states]
+        new = dict(zip(missing, self._encode(missing), strict=True))
+        if memory is not None:
+            memory.keep(new)
+        return states | new
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> list[Float[Tensor, "layers text_tokens text_channels"]]:

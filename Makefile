@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart decoder ablation-smoke bench test lint types unit format clean
+.PHONY: quickstart decoder ablation-smoke bench test lint types unit docs format clean
 
 quickstart: $(STAMP)
 	$(BIN)/sroute quickstart
@@ -29,6 +29,11 @@ unit: $(STAMP)
 ablation-smoke: $(STAMP)
 	rm -rf runs/ablation-smoke
 	$(BIN)/sroute ablate ablation/smoke --seeds 0,1 --out runs/ablation-smoke --prompts-per-half 2 --steps 8
+
+# The documentation as a site, in build/site.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

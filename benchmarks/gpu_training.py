@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import typer
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import HashStore
 from torch.distributed.fsdp import fully_shard
 
 from semantic_routing.models import SemanticRoutingTransformer2DModel
@@ -37,7 +36,7 @@ def change(model: SemanticRoutingTransformer2DModel, way: Way, device: torch.dev
     """
     if way == "fsdp2":
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         for part in (*model.blocks, model):
             fully_shard(part, mesh=init_device_mesh(device.type, (1,)))
     elif way == "fp8":

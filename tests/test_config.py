@@ -4,17 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from semantic_routing.data import SOURCES
-from semantic_routing.fusion import PAPER_STRATEGIES
+from semantic_routing.data.sources import SourceConfig
+from semantic_routing.fusion import FUSIONS, PAPER_STRATEGIES
 from semantic_routing.io.config_files import PRESET_FOLDERS, find_config
 from semantic_routing.io.resources import resource
 from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS
 from semantic_routing.training.config import Config, load_config
+from semantic_routing.training.schema import config_schema
 
+MOONS = {"model": {"strategy": "word-gate"}, "data": {"source": {"source": "moons", "count": 3}}}
 PRESETS = sorted(
     path for folder in PRESET_FOLDERS for path in (resource("configs") / folder).glob("*.yaml") if path.stem != "base"
 )
@@ -348,3 +352,42 @@ def test_a_config_cannot_be_changed_by_accident(config_file: str) -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 5
     assert isinstance(config, Config)
+
+
+def test_the_schema_accepts_presets_and_refuses_what_the_loader_refuses() -> None:
+    validator = jsonschema.Draft202012Validator(config_schema())
+    for path in resource("configs").glob("*/*.yaml"):
+        if path.parent.name != "accelerate":
+            assert [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text()))] == [], path
+    for wrong in (
+        {"model": {"strategie": "joint"}},
+        {"model": {"strategy": "jiont"}},
+        {"data": {"source": {"source": "json", "skills": []}}},
+        {"data": {"source": {"source": "moons"}}},
+        {"training": {"steps": 0}},
+        {"training": {"steps": "many"}},
+        {"extends": ["a", "b"]},
+    ):
+        assert not validator.is_valid(wrong), wrong
+
+
+def test_the_schema_knows_what_is_registered_and_says_what_keys_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MoonsSource(SourceConfig):
+        count: int = Field(100, description="moons to draw")
+
+    assert not jsonschema.Draft202012Validator(config_schema()).is_valid(MOONS)
+    monkeypatch.setitem(SOURCES._items, "moons", MoonsSource)
+    monkeypatch.setitem(FUSIONS._items, "word-gate", FUSIONS["joint"])
+    schema = config_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(MOONS)
+    assert not validator.is_valid({"data": {"source": {"source": "moons", "count": "few"}}})
+
+    def check(value: Any, where: str) -> None:
+        if isinstance(value, dict):
+            for name, option in value.get("properties", {}).items():
+                assert option.get("description"), f"{where}.{name}"
+            for name, child in value.items():
+                check(child, f"{where}.{name}")
+
+    check(schema, "config")

@@ -159,8 +159,8 @@ def test_runs_and_checkpoints(sroute: Run, config: Path, tmp_path: Path) -> None
 def test_generating(sroute: Run, config: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "images")
     assert_one_sentence(sroute("generate", *out), "no prompt")
-    assert_one_sentence(sroute("generate", "--prompts-file", tmp_path / "empty.jsonl", *out), "no prompt")
-    assert_one_sentence(sroute("generate", "--prompts-file", tmp_path / "gone.txt", *out), "gone.txt")
+    assert_one_sentence(sroute("generate", "--prompts", tmp_path / "empty.jsonl", *out), "no prompt")
+    assert_one_sentence(sroute("generate", "--prompts", tmp_path / "gone.txt", *out), "gone.txt")
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "gone", *out), "gone")
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "broken", *out), "model_index.json")
     assert_one_sentence(sroute("weights", tmp_path / "gone", *out), "gone")

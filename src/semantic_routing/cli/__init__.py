@@ -16,8 +16,11 @@ from . import (
     ablate,
     analyze,
     caption,
+    card,
     compare,
+    config,
     convert,
+    doctor,
     evaluate,
     export,
     generate,
@@ -30,7 +33,7 @@ from . import (
     weights,
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(asked: bool) -> bool:
@@ -64,6 +67,7 @@ for module in (
     precompute,
     probe,
     export,
+    card,
     generate,
     weights,
     analyze,
@@ -73,9 +77,11 @@ for module in (
     ablate,
     caption,
     tiny_models,
+    doctor,
 ):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(config.app, name="config")
 
 
 def main() -> None:
@@ -90,7 +96,7 @@ def main() -> None:
     for noisy in ("httpx", "httpx2", "accelerate", "datasets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        app()
+        app(prog_name="sroute")  # shell completion asks for this name, however the command was started
     except (ValueError, OSError) as error:
         if os.environ.get("SROUTE_TRACEBACK"):
             raise

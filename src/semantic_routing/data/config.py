@@ -2,8 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PlainValidator, PositiveInt, SerializeAsAny
+from pydantic import Field, GetJsonSchemaHandler, NonNegativeInt, PlainValidator, PositiveInt, SerializeAsAny
+from pydantic_core import CoreSchema
 
+from ..io.files import JsonObject
 from ..io.section import Section
 from .sources import SOURCES, SourceConfig
 
@@ -21,10 +23,25 @@ def _choose(value: object) -> SourceConfig:
     return SourceConfig.model_validate({"source": name} if name is not None else value)
 
 
+class _AnySource:
+    """In the schema: the options of each registered source, told apart by its name."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonObject:
+        choices = []
+        for name, kind in SOURCES.items():
+            options = dict(handler.resolve_ref_schema(handler(kind.__pydantic_core_schema__)))
+            said = options["properties"]["source"].get("description")
+            named = {"const": name, **({"description": said} if said else {})}
+            options["properties"] = {**options["properties"], "source": named}
+            options.pop("required", None)
+            choices.append(options)
+        return {"anyOf": choices}
+
+
 class DataConfig(Section):
     """Images and captions."""
 
-    source: Annotated[SerializeAsAny[SourceConfig], PlainValidator(_choose)] = Field(
+    source: Annotated[SerializeAsAny[SourceConfig], PlainValidator(_choose), _AnySource()] = Field(
         description="where they come from: its name under `source`, and its options"
     )
     image_size: PositiveInt = Field(le=16384, description="pixels a side")

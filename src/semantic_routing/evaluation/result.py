@@ -105,8 +105,12 @@ class Result:
         """Writes `result.json`, `result.csv` and `result.md`."""
         write_json(out / "result.json", {"format": FORMAT, **asdict(self)})
         write_text(out / "result.csv", self.rows_table().csv())
+        write_text(out / "result.md", self.markdown())
+
+    def markdown(self) -> str:
+        """How many images were scored, the table, and what its numbers are."""
         table = self.table()
-        write_text(out / "result.md", f"{self.remark}.\n\n{table.markdown()}\n\n{table.caption}\n")
+        return f"{self.remark}.\n\n{table.markdown()}\n\n{table.caption}\n"
 
     def rows_table(self) -> Table:
         """A line a row, in full precision; the column `status` is the same in all."""

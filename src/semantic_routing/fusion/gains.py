@@ -66,6 +66,12 @@ def read_gains(text: str) -> LayerGains:
     return gains
 
 
+def write_gains(gains: LayerGains) -> str:
+    """Gains as `read_gains` reads them."""
+    names = ((f"{key[0]}:{key[1]}" if isinstance(key, tuple) else str(key), gain) for key, gain in gains.items())
+    return ",".join(f"{name}={gain:g}" for name, gain in names)
+
+
 def fuse_with_gains(
     fusion: TextFusion, prepared: Prepared, moment: Moment
 ) -> Float[Tensor, "blocks batch text_tokens out_channels"]:

@@ -35,13 +35,17 @@ def find_config(name: str, folder: Path | None = None) -> Path:
     Raises:
         ValueError: there is neither.
     """
-    presets_folder = resource("configs")
-    for path in ((folder or Path()) / name, presets_folder / f"{name}.yaml"):
+    for path in ((folder or Path()) / name, resource("configs") / f"{name}.yaml"):
         if _is_file(path):
             return path
-    files = (path for kind in PRESET_FOLDERS for path in sorted((presets_folder / kind).glob("*.yaml")))
-    presets = ", ".join(f"{path.parent.name}/{path.stem}" for path in files if path.stem != "base")
-    raise ValueError(f"There is no config file {brief(name)} and no preset of that name; presets: {presets}.")
+    known = ", ".join(presets())
+    raise ValueError(f"There is no config file {brief(name)} and no preset of that name; presets: {known}.")
+
+
+def presets() -> list[str]:
+    """Names of the presets that are runs, such as `scenes/depth-wise`."""
+    files = (path for kind in PRESET_FOLDERS for path in sorted((resource("configs") / kind).glob("*.yaml")))
+    return [f"{path.parent.name}/{path.stem}" for path in files if path.stem != "base"]
 
 
 def _is_file(path: Path) -> bool:

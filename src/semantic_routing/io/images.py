@@ -1,14 +1,18 @@
 """Opening images that may be damaged, and saving them whole."""
 
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from .files import whole_file
 
 # What Pillow raises on damaged files, seen by damaging files of every common format.
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError, MemoryError)
+
+FRAME, REST = 80, 2000  # milliseconds of an animation's frames, and of its last one
 
 
 class UnreadableImageError(Exception):
@@ -32,7 +36,41 @@ def read_image(path: Path, name: str | None = None) -> Image.Image:
         raise UnreadableImageError(f"{name or path.name}: {error}") from error
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Writes a PNG whole or not at all."""
+def save_image(image: Image.Image, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a PNG whole or not at all.
+
+    Args:
+        image: to write.
+        path: of the file.
+        metadata: texts by name that are kept in the file; `Image.open(path).text` gives them back.
+    """
     with whole_file(path) as partial:
-        image.save(partial, format="PNG")
+        image.save(partial, format="PNG", pnginfo=_png_texts(metadata))
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes an animated PNG that repeats for ever and rests at its last frame.
+
+    Args:
+        frames: at least one, all of one size.
+        path: of the file.
+        metadata: as for `save_image`.
+    """
+    durations = [FRAME] * (len(frames) - 1) + [REST]
+    with whole_file(path) as partial:
+        frames[0].save(
+            partial,
+            format="PNG",
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+            pnginfo=_png_texts(metadata),
+        )
+
+
+def _png_texts(metadata: Mapping[str, str] | None) -> PngInfo:
+    texts = PngInfo()
+    for name, text in (metadata or {}).items():
+        texts.add_itxt(name, text)
+    return texts

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+# Of a pipeline that does not say (paper, section 4.1).
+PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
+
 
 def check_scheduler(scheduler: Any) -> None:
     """Refuses a scheduler that does not follow a flow's velocity.

@@ -29,13 +29,11 @@ from ..models.latents import LatentCodec
 from ..text import TextEncoder
 from ..text.encoder import PooledText, Reading
 from ..text.places import stored_name
+from .card import write_card
 from .sampled_text import SampledText, given_features
-from .schedule import accepts, check_scheduler, set_steps
+from .schedule import PAPER_GUIDANCE, PAPER_STEPS, accepts, check_scheduler, set_steps
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-
-# Of a pipeline that does not say (paper, section 4.1).
-PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -187,17 +185,21 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         return made
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Saves all components; a language model that was loaded by its name stays a name."""
+        """Saves all components and a model card; a language model that was loaded by its name stays a name."""
         write_text(Path(save_directory) / "pipeline.py", PIPELINE_FILE)
-        if not self._text_encoder_is_named:
-            super().save_pretrained(save_directory, **kwargs)
-            return
         text = {"text_encoder": self.text_encoder, "tokenizer": self.tokenizer}
-        self.register_modules(text_encoder=None, tokenizer=None)
+        if self._text_encoder_is_named:
+            self.register_modules(text_encoder=None, tokenizer=None)
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.register_modules(**text)
+        write_card(Path(save_directory))
+
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """What `push_to_hub` of `diffusers` ends with; its placeholder for a model card is replaced by ours."""
+        write_card(Path(working_dir), repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
 
     @property
     def guidance_scale(self) -> float:

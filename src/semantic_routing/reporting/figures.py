@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap
 from numpy.typing import NDArray
+from PIL import Image
 
 # Okabe and Ito's qualitative palette, the yellow left out: it vanishes on white paper.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -60,6 +61,15 @@ def panels(rows: int, columns: int, height: float = 2.4, **options: Any) -> tupl
     canvas = matplotlib.figure.Figure(figsize=(WIDTH, height * rows), layout="constrained")
     grid = canvas.subplots(rows, columns, squeeze=False, **options)
     return canvas, list(grid.flat)
+
+
+def raster(picture: Image.Image) -> matplotlib.figure.Figure:
+    """A canvas that is a picture, pixel by pixel at `DPI`."""
+    canvas = matplotlib.figure.Figure(figsize=(picture.width / DPI, picture.height / DPI))
+    axes = canvas.add_axes((0, 0, 1, 1))
+    axes.imshow(picture, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    return canvas
 
 
 def grid_of(count: int, most_columns: int) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from ..io.config_files import read_config
 from ..io.section import Section, check_section
 from ..io.user_code import import_user_code
 from ..models.config import ModelConfig, VAEConfig
-from ..pipelines.semantic_routing import PAPER_GUIDANCE, PAPER_STEPS
+from ..pipelines.schedule import PAPER_GUIDANCE, PAPER_STEPS
 from ..text.config import TextConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

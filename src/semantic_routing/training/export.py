@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from safetensors.torch import load_file
 
-from ..io.files import whole_folder
+from ..io.files import whole_folder, write_text
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint
 from .config import load_config
@@ -23,6 +23,8 @@ def export_pipeline(
     with_text_encoder: bool = True,
 ) -> Path:
     """Writes the pipeline of a checkpoint, whole or not at all, and returns its folder.
+
+    Beside what every saved pipeline has, it holds the run's `config.yaml`, from which its model card tells the data.
 
     Args:
         checkpoint: a checkpoint's folder, or a run's for its latest.
@@ -51,5 +53,6 @@ def export_pipeline(
     encoder = build_prompt_encoder(config, sizes, cpu)
     pipeline = build_pipeline(config, transformer, encoder, build_codec(config, cpu), named=not with_text_encoder)
     with whole_folder(out) as partial:
+        write_text(partial / CONFIG, config.to_yaml())
         pipeline.save_pretrained(partial)
     return out

@@ -11,13 +11,14 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from diffusers.utils import make_image_grid
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
 from ..data import Batch, BrokenExamples, ExampleStream, collate
 from ..data.stream import NumberSampler
+from ..io.images import save_image
+from ..reporting.picture_grid import Row, picture_grid
 from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import Config
@@ -29,6 +30,7 @@ from .step import batch_loss
 # Bytes of captions' features that a process keeps on a CPU, where encoding small captions is a sixth of a step. A GPU's
 # memory is better spent, and the captions of large data sets do not come again soon.
 TEXT_MEMORY = 2**28
+SHEET_COLUMNS = 8  # pictures side by side on a sheet of sample images
 
 
 class NonFiniteLossError(RuntimeError):
@@ -281,12 +283,10 @@ class Trainer:
             )[0]
         self.ema.restore(parameters)
         if self.accelerator.is_main_process:
-            columns = min(len(images), 8)
-            blank = images[0].copy()
-            blank.paste("white", (0, 0, *blank.size))
-            images += [blank] * (-len(images) % columns)
-            grid = make_image_grid(images, rows=len(images) // columns, cols=columns)
-            grid.save(self.config.training.output / "samples" / f"step-{self.step:08d}.png")
+            starts = range(0, len(images), SHEET_COLUMNS)
+            places = [slice(start, start + SHEET_COLUMNS) for start in starts]
+            sheet = picture_grid([Row(images[place], captions=options.prompts[place]) for place in places])
+            save_image(sheet, self.config.training.output / "samples" / f"step-{self.step:08d}.png")
 
     def _save(self) -> Path:
         checkpoint = save_checkpoint(

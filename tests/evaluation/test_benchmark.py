@@ -77,7 +77,7 @@ def test_options_reach_sampling_and_scoring(registered, tmp_path, monkeypatch):
     assert (sampler.same_noise, sampler.dtype, sampler.device, sampler.seed) == (True, "bfloat16", "cpu", 42)
     assert isinstance(benchmark, GenAIBench)
     options = benchmark.options
-    assert (options.judge_model, options.judge_url, options.workers, options.device) == ("m", "http://x/v1", 5, "cpu")
+    assert (options.model, options.url, options.workers, options.device) == ("m", "http://x/v1", 5, "cpu")
     assert (benchmark.kind, benchmark.form.image_first, options.retries) == ("exact_yes", False, 5)
     assert seen["rest"] == (tmp_path / "out", tmp_path, 3, True)
 

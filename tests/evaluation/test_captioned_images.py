@@ -111,7 +111,7 @@ def test_what_is_missing_is_named(folder, tiny_models):
     [
         ({"text": 3}, {}, "Record 0 of .* has no caption"),
         ({"text": "a cat"}, {}, "Distances need pictures"),
-        ({"text": "a cat", "tags": 3}, {}, "has tags 3"),
+        ({"text": "a cat", "tags": 3}, {}, "has the tags 3"),
         ({"text": "a cat"}, {"distances": "fad"}, "Distance is 'fad'"),
     ],
 )

@@ -28,6 +28,8 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 
 Features = Float[Tensor, "images channels"]
+Real = Float[Tensor, "real_images channels"]
+Made = Float[Tensor, "made_images channels"]
 
 
 class Clip:
@@ -141,7 +143,7 @@ class _AsGiven(nn.Module):
         return features
 
 
-def fid(real: Features, made: Features) -> float:
+def fid(real: Real, made: Made) -> float:
     """Fréchet distance of the two sets' normal distributions (arXiv 1706.08500)."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -152,7 +154,7 @@ def fid(real: Features, made: Features) -> float:
     return float(metric.compute())
 
 
-def kid(real: Features, made: Features) -> float:
+def kid(real: Real, made: Made) -> float:
     """Squared maximum mean discrepancy with a cubic kernel (arXiv 1801.01401), the mean over subsets, times 1000."""
     from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -165,7 +167,7 @@ def kid(real: Features, made: Features) -> float:
         return 1000 * float(metric.compute()[0])
 
 
-def cmmd(real: Features, made: Features) -> float:
+def cmmd(real: Real, made: Made) -> float:
     """Squared maximum mean discrepancy of unit CLIP embeddings with a Gaussian kernel (arXiv 2401.09603), times 1000.
 
     The estimate of least variance, as published: pairs of an image with itself count.
@@ -176,7 +178,7 @@ def cmmd(real: Features, made: Features) -> float:
     return CMMD_SCALE * (within_real + within_made - 2 * between)
 
 
-def _mean_kernel(first: Features, second: Features, rows: int = 1024) -> float:
+def _mean_kernel(first: Real, second: Made, rows: int = 1024) -> float:
     """The Gaussian kernel's mean over all pairs, some rows at a time."""
     sums = [
         (-torch.cdist(first[start : start + rows], second).square() / (2 * CMMD_SIGMA**2)).exp().sum()
@@ -191,5 +193,5 @@ def clip_scores(clip: Clip, paths: Sequence[Path], captions: Sequence[str]) -> I
     yield from (100 * cosines.clamp(min=0)).tolist()
 
 
-DISTANCES: dict[str, Callable[[Features, Features], float]] = {"fid": fid, "kid": kid, "cmmd": cmmd}
+DISTANCES: dict[str, Callable[[Real, Made], float]] = {"fid": fid, "kid": kid, "cmmd": cmmd}
 """From features of real and of made images, by name."""

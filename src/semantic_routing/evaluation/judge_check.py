@@ -13,6 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..io.files import JsonObject, sha256
+from ..io.images import save_image
 from ..scenes import SKILLS, Count, SceneSample, edits, render, sample_scene
 from ..scenes.words import NUMBERS, plural
 from .benchmark import ImageFile, Json, Scores, value_key
@@ -109,7 +110,7 @@ class JudgeCheck(QuestionBenchmark):
         for number, question in enumerate(self.asked):
             path = folder / f"{number}_sample_0.png"
             if not path.is_file():
-                Image.fromarray(render(question.sample.scene, SIZE)).save(path)
+                save_image(Image.fromarray(render(question.sample.scene, SIZE)), path)
 
     def question(self, prompt: int, number: int = 0) -> str:
         """A statement that is true or false, or a number that is asked for."""

@@ -51,8 +51,8 @@ def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, gib: float, s
 
 
 def test_an_answer_of_the_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
     import huggingface_hub.constants
-    import huggingface_hub.utils
 
     class Session:
         def head(self, url: str, timeout: float) -> object:
@@ -61,6 +61,6 @@ def test_an_answer_of_the_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             return type("Answer", (), {"status_code": answers.pop()})
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
     answers = [503, 200]
     assert [doctor._hub().state for _ in range(3)] == ["ok", "note", "note"]

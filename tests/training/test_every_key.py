@@ -105,6 +105,9 @@ CHANGES: dict[str, Any] = {
     "validation.num_inference_steps": 1,
     "validation.guidance_scale": 1.0,
     "validation.seed": 3,
+    "validation.loss_every": 1,
+    "validation.loss_examples": 1,
+    "validation.source": {"source": "json", "path": "<other>"},
 }
 
 # Keys whose point is that the numbers stay, or that need more than a run; the test that holds each.
@@ -212,7 +215,15 @@ def base_values(kind: str, places: dict[str, str]) -> dict[str, Any]:
         },
         "optimizer": {"learning_rate": 1e-2, "schedule": "linear", "warmup_steps": 2},
         "training": {"steps": 3, "batch_size": 4, "ema_decay": 0.9, "log_every": 1, "checkpoint_every": 2},
-        "validation": {"every": 3, "prompts": ["a red circle"], "num_inference_steps": 2, "guidance_scale": 2.0},
+        "validation": {
+            "every": 3,
+            "prompts": ["a red circle"],
+            "num_inference_steps": 2,
+            "guidance_scale": 2.0,
+            "loss_every": 2,
+            "loss_examples": 3,
+            "source": {"source": "json", "path": places["<set>"]},
+        },
     }
     if kind == "scenes":
         values["data"] |= {"source": {"source": "scenes"}, "original_caption_rate": 0.0}

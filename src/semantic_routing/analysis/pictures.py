@@ -18,7 +18,7 @@ def draw_pictures(model: SavedModel, ends: Mapping[str, Latents], name: str, wha
     """A row a variant and a column a prompt; columns are spread over the prompts, and start from the same noise."""
     count = min(SHOWN, len(model.prompts))
     columns = [number * len(model.prompts) // count for number in range(count)]
-    rows = []
+    rows: list[Row] = []
     for variant, latents in ends.items():
         pictures = [Image.fromarray(picture) for picture in decode(model.pipeline, latents[columns])]
         rows.append(Row(pictures, variant, () if rows else [model.prompts[column] for column in columns]))

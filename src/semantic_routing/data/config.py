@@ -38,12 +38,14 @@ class _AnySource:
         return {"anyOf": choices}
 
 
+AnySource = Annotated[SerializeAsAny[SourceConfig], PlainValidator(_choose), _AnySource()]
+"""A source's section, by the class that is registered under its name."""
+
+
 class DataConfig(Section):
     """Images and captions."""
 
-    source: Annotated[SerializeAsAny[SourceConfig], PlainValidator(_choose), _AnySource()] = Field(
-        description="where they come from: its name under `source`, and its options"
-    )
+    source: AnySource = Field(description="where they come from: its name under `source`, and its options")
     image_size: PositiveInt = Field(le=16384, description="pixels a side")
     caption_dropout: Share = Field(0.1, description="share of captions emptied for classifier-free guidance")
     original_caption_rate: Share = Field(0.0, description="share that keeps the caption which a newer one replaced")

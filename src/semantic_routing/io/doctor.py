@@ -109,7 +109,7 @@ def _hub() -> Check:
 
     if constants.HF_HUB_OFFLINE:
         return Check("hub", "off", "note", "HF_HUB_OFFLINE is set; only what is in the cache can be loaded")
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     try:
         answer = get_session().head(constants.ENDPOINT, timeout=SECONDS).status_code

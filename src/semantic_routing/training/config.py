@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..data.config import DataConfig
+from ..data.config import AnySource, DataConfig
 from ..data.latents import LatentsSource
 from ..flow_config import FlowConfig
 from ..io.config_files import read_config
@@ -100,7 +100,7 @@ class TrainingConfig(Section):
 
 
 class ValidationConfig(Section):
-    """Images that the EMA weights make during training, and how the exported pipeline samples unless told otherwise."""
+    """Images and losses of the EMA weights during training, and the exported pipeline's defaults of sampling."""
 
     every: NonNegativeInt = Field(0, description="steps between sample images; 0 makes none")
     prompts: list[str] = Field([], description="one sample image is made of each")
@@ -108,7 +108,17 @@ class ValidationConfig(Section):
     guidance_scale: NonNegativeFloat = Field(
         PAPER_GUIDANCE, description="classifier-free guidance; 1 and below is none"
     )
-    seed: NonNegativeInt = Field(0, le=LARGEST_SEED, description="image i starts from noise seed + i")
+    seed: NonNegativeInt = Field(
+        0, le=LARGEST_SEED, description="image i starts from noise seed + i; of the held-out examples and their noise"
+    )
+    loss_every: NonNegativeInt = Field(0, description="steps between losses of held-out examples; 0 measures none")
+    loss_examples: PositiveInt = Field(
+        256, le=1_000_000, description="held-out examples, each at five noise levels: as many forward passes"
+    )
+    source: AnySource | None = Field(
+        None,
+        description="held-out examples, as data.source; None: of an endless source, what training does not draw",
+    )
 
     @model_validator(mode="after")
     def _has_prompts(self) -> "ValidationConfig":

@@ -26,6 +26,7 @@ from .optimizer import build_optimizer
 from .progress import Progress
 from .run import Metrics, check_trackers, prepare_run
 from .step import batch_loss
+from .validation_loss import ValidationLoss
 
 # Bytes of captions' features that a process keeps on a CPU, where encoding small captions is a sixth of a step. A GPU's
 # memory is better spent, and the captions of large data sets do not come again soon.
@@ -108,6 +109,11 @@ class Trainer:
         self.codec, decoder = build_codecs(config, device)
         self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
         self.pipeline.set_progress_bar_config(disable=True)
+        self.validation_loss = (
+            ValidationLoss(config, self.encoder, self.codec, self.accelerator, self.micro_batch)
+            if config.validation.loss_every
+            else None
+        )
         self._prepare_model()
         self.step = 0 if checkpoint is None else load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
         self.schedule.last_epoch = self.step
@@ -173,8 +179,9 @@ class Trainer:
                 self.step += 1
                 rate = options.batch_size / (time.perf_counter() - started)
                 progress.update(self.step, loss, rate)
-                if self.step % options.log_every == 0 or self.step == options.steps:
-                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate)
+                measured = self._measure_validation_loss()
+                if measured or self.step % options.log_every == 0 or self.step == options.steps:
+                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate, **measured)
                 every = self.config.validation.every
                 if every and self.step % every == 0:
                     self._sample_images()
@@ -267,13 +274,26 @@ class Trainer:
         moved = [(now[name] - start).flatten() for name, start in self.fusion_start.items()]
         return float(torch.cat(moved).square().mean().sqrt())
 
-    def _sample_images(self) -> None:
-        """Sample images of the validation prompts with the averaged weights, as one grid."""
-        options = self.config.validation
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The model has the averaged weights for a while."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
-        with self.accelerator.autocast():
+        yield
+        self.ema.restore(parameters)
+
+    def _measure_validation_loss(self) -> dict[str, float]:
+        """The averaged weights' loss of held-out examples, at the steps where it is wanted."""
+        if self.validation_loss is None or self.step % self.config.validation.loss_every:
+            return {}
+        with self._averaged_weights():
+            return self.validation_loss(self.model)
+
+    def _sample_images(self) -> None:
+        """Sample images of the validation prompts with the averaged weights, as one grid."""
+        options = self.config.validation
+        with self._averaged_weights(), self.accelerator.autocast():
             images = self.pipeline(
                 options.prompts,
                 num_inference_steps=options.num_inference_steps,
@@ -281,7 +301,6 @@ class Trainer:
                 generator=[torch.Generator().manual_seed(options.seed + i) for i in range(len(options.prompts))],
                 return_dict=False,
             )[0]
-        self.ema.restore(parameters)
         if self.accelerator.is_main_process:
             starts = range(0, len(images), SHEET_COLUMNS)
             places = [slice(start, start + SHEET_COLUMNS) for start in starts]

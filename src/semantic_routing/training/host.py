@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from ..adapters import Routing, add_routing, find_routing, save_routing
 from ..adapters.attach import parts
 from ..adapters.call import host_call, own_time, runs_backward
+from ..adapters.remember import remember
 from ..adapters.saving import digest
 from ..data import Batch
 from ..io.files import read_json
 from ..models.latents import LatentCodec
 from ..pipelines.schedule import accepts
-from .adapt_config import AdaptConfig, HostConfig
 from .config import ValidationConfig
+from .host_config import AdaptConfig, HostConfig
 from .noising import FlowNoising, make_noising
 from .subject import Subject, generators
 from .trainer import Trainer
@@ -87,10 +88,14 @@ class HostSubject(Subject):
         self.pipe = load_host(config.host).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         self.transformer, encoder, self.host = parts(self.pipe)
+        if not hasattr(self.pipe, "vae_scale_factor"):
+            raise ValueError(f"{type(self.pipe).__name__} cannot be trained on images: it makes videos.")
         self.noising = make_noising(self.pipe.scheduler, config.flow)
         for module in (self.transformer, encoder, self.pipe.vae):
             if module is not None:
                 module.requires_grad_(False)
+        if config.host.text_cache:
+            remember(encoder, config.host.text_cache)
         fusion = None
         if config.host.fusion is not None:
             add_routing(self.pipe, config.host.fusion, config.host.layers, **config.host.fusion_options)

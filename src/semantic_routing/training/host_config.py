@@ -31,6 +31,9 @@ class HostConfig(Section):
         "before it, or whole blocks where text and image share a stream; or all",
     )
     dtype: Dtype = Field("float32", description="of the host's weights")
+    text_cache: NonNegativeInt = Field(
+        0, description="captions whose text is kept in memory, each encoded alone; 0 encodes every batch"
+    )
     options: dict[str, Any] = Field({}, description="more arguments of the pipeline's call, such as its text's length")
 
     @model_validator(mode="after")

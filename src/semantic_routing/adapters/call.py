@@ -58,6 +58,7 @@ def host_call(pipe: DiffusionPipeline, prompts: list[str], height: int, width: i
         width: of the images, in pixels.
         options: more arguments of the pipeline's call.
     """
+    run: Any = pipe
     model, taken = host_model(pipe), inspect.signature(type(pipe).__call__).parameters
     own = {"guidance_scale": 1.0, "use_resolution_binning": False, "output_type": "latent"}
     # What the pipeline draws is not used. It has a generator of its own, so that others are left alone.
@@ -70,7 +71,7 @@ def host_call(pipe: DiffusionPipeline, prompts: list[str], height: int, width: i
     # Before the routing's own hooks: the text is still together with its layers.
     hook = model.register_forward_pre_hook(leave, prepend=True, with_kwargs=True)
     try:
-        pipe(prompt=prompts, height=height, width=width, **own)
+        run(prompt=prompts, height=height, width=width, **own)
     except _ModelIsCalledError as called:
         first = next(name for name in inspect.signature(type(model).forward).parameters if name != "self")
         return HostCall(called.call, Argument.of(model, first), Argument.of(model, "timestep"))

@@ -108,6 +108,8 @@ class HostSubject(Subject):
         """Adds LoRAs, or sets free what of the host's own weights is trained."""
         options = self.config.host
         if options.lora_rank:
+            if not hasattr(self.transformer, "add_adapter"):
+                raise ValueError(f"host.lora_rank: {type(self.transformer).__name__} takes no LoRA in diffusers.")
             names = [name for name, module in self.transformer.named_modules() if isinstance(module, nn.Linear)]
             targets = [name for name in names if name.endswith(tuple(f".{end}" for end in ATTENTION))]
             rank = options.lora_rank

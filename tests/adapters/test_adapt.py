@@ -116,7 +116,7 @@ def test_loras_and_the_host_itself_can_be_trained(make_config: Adapted) -> None:
     lora = adapt(make_config("SanaPipeline", "lora", *few, "host.lora_rank=2", "optimizer.learning_rate=0.1"))
     tiny = make_host("SanaPipeline")
     plain = tiny.run()
-    tiny.model.load_lora_adapter(lora / "lora", prefix=None)
+    tiny.model.load_lora_adapter(lora / "lora", prefix=None, weight_name="pytorch_lora_weights.safetensors")
     assert not tiny.run().equal(plain)
     assert not (lora / "routing").exists()
     text = adapt(make_config(name, "text", *few, "host.trained=text", "optimizer.learning_rate=0.1"))

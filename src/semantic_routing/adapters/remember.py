@@ -44,7 +44,7 @@ class Remembered:
 
 def remember(encoder: nn.Module, most: int) -> None:
     """Lets a frozen text encoder keep its outputs for `most` texts; what hooks do comes after that."""
-    encoder.forward = Remembered(encoder.forward, most)  # type: ignore[method-assign]
+    encoder.forward = Remembered(encoder.forward, most)
 
 
 def _joins(value: Any) -> bool:

@@ -17,7 +17,7 @@ import torch
 import typer
 
 from semantic_routing.training.config import load_config
-from semantic_routing.training.trainer import Trainer
+from semantic_routing.training.trainer import make_trainer
 
 from . import common
 from .report import Report, Row
@@ -29,7 +29,7 @@ class Side:
     """A trainer and the losses of its steps; called, it makes the next one."""
 
     def __init__(self, config: str, overrides: list[str], remembers: bool, seen: int) -> None:
-        trainer = Trainer(load_config(config, overrides))
+        trainer = make_trainer(load_config(config, overrides))
         self.encoder = trainer.encoder
         if not remembers:
             self.encoder.memory = None

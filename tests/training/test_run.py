@@ -18,7 +18,7 @@ from tiny import write_images
 from torch import Tensor
 
 from semantic_routing.io.jsonl import read_lines
-from semantic_routing.training import train, trainer
+from semantic_routing.training import subject, train
 from semantic_routing.training.checkpoint import list_checkpoints, read_state
 from semantic_routing.training.config import Config, load_config
 from semantic_routing.training.progress import Progress
@@ -89,7 +89,7 @@ def test_another_seed_is_another_run(make_config: MakeConfig, tmp_path: Path) ->
 def test_ctrl_c_leaves_a_checkpoint_and_gives_signals_back(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss, calls = trainer.batch_loss, []
+    loss, calls = subject.batch_loss, []
 
     def interrupted(*args: Any) -> Tensor:
         calls.append(0)
@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_gives_signals_back(
             os.kill(os.getpid(), signal.SIGINT)
         return loss(*args)
 
-    monkeypatch.setattr(trainer, "batch_loss", interrupted)
+    monkeypatch.setattr(subject, "batch_loss", interrupted)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert train(make_config()).name == "checkpoint-00000005"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

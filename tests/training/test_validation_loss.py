@@ -14,7 +14,7 @@ from semantic_routing.models.latents import LatentCodec
 from semantic_routing.text import TextEncoder
 from semantic_routing.training import train
 from semantic_routing.training.config import Config
-from semantic_routing.training.trainer import Trainer
+from semantic_routing.training.trainer import make_trainer
 from semantic_routing.training.validation_loss import SIGMAS, velocity_errors
 
 Make = Callable[..., Config]
@@ -78,11 +78,11 @@ def test_it_is_logged_and_changes_nothing(make: Make) -> None:
 def test_it_is_of_the_same_examples_whatever_the_batch(make: Make) -> None:
     found = []
     for size in (2, 4):
-        trainer = Trainer(make(str(size), batch_size=size, loss_every=1, loss_examples=5))
+        trainer = make_trainer(make(str(size), batch_size=size, loss_every=1, loss_examples=5))
         assert trainer.validation_loss is not None
         found.append(trainer.validation_loss(trainer.model)["validation_loss"])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
-    other = Trainer(make("other", loss_every=1, loss_examples=5, seed=1))
+    other = make_trainer(make("other", loss_every=1, loss_examples=5, seed=1))
     assert other.validation_loss is not None
     assert other.validation_loss(other.model)["validation_loss"] != pytest.approx(found[0], rel=1e-3)
 

@@ -148,7 +148,16 @@ class SavedModel:
 
     @cached_property
     def pipeline(self) -> "SemanticRoutingPipeline":
-        """The whole pipeline, for sampling."""
+        """The whole pipeline, for sampling.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.files.is_adapter:
+            raise ValueError(
+                f"{self.files.folder} is a fusion for a host; without the host's pipeline there is no text or image to "
+                f"know what a fusion reads that varies with {' and '.join(sorted(self.varies_with))}."
+            )
         from ..pipelines.loading import load_pipeline
 
         return load_pipeline(str(self.files.folder), self.options.dtype, self.options.device)

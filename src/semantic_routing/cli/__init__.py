@@ -14,6 +14,7 @@ from .. import __version__
 from ..io.user_code import import_user_code
 from . import (
     ablate,
+    adapt,
     analyze,
     caption,
     card,
@@ -64,6 +65,7 @@ def options(
 for module in (
     quickstart,
     train,
+    adapt,
     precompute,
     probe,
     export,

@@ -63,13 +63,22 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> WrittenConfig:
     """
     path = find_config(name)
     values = _read(path)
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"Override {brief(override)} is not of the form key.path=value.")
-        value = parse_yaml(text, f"Override {brief(override)}")
-        _set(values, key.split("."), _absolute(value, Path()) if key == "imports" else value, override)
+    for change in overrides:
+        override(values, change)
     return WrittenConfig(path, values)
+
+
+def override(values: JsonObject, change: str) -> None:
+    """Applies one dotted override (`training.steps=100`) to values, in place.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    key, separator, text = change.partition("=")
+    if not separator:
+        raise ValueError(f"Override {brief(change)} is not of the form key.path=value.")
+    value = parse_yaml(text, f"Override {brief(change)}")
+    _set(values, key.split("."), _absolute(value, Path()) if key == "imports" else value, change)
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> JsonObject:

@@ -1,4 +1,4 @@
-"""The fusion of a saved pipeline, without its backbone."""
+"""The fusion of a saved pipeline, or of an adapter for a host, without its backbone."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,6 +6,8 @@ from typing import NamedTuple
 import yaml
 from safetensors import safe_open
 
+from ..adapters.saving import CONFIG as ADAPTER_CONFIG
+from ..adapters.saving import WEIGHTS as ADAPTER_WEIGHTS
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
 from ..fusion.saved import current_name, find_fusion, fusion_sizes
@@ -16,7 +18,7 @@ PREFIX = "fusion."
 
 
 class PipelineFiles(NamedTuple):
-    """What the small files of a pipeline say."""
+    """What the small files of a pipeline, or of an adapter, say."""
 
     name: str
     folder: Path
@@ -29,6 +31,16 @@ class PipelineFiles(NamedTuple):
         # Version 0.1 wrote the kind of a transformer without a fusion here.
         name = self.transformer.get("strategy")
         return None if name == "fusedit" else name
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether there is a fusion and no model that it is in, see `adapters.save_routing`."""
+        return (self.folder / ADAPTER_WEIGHTS).is_file()
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the fusion's tensors."""
+        return sorted((self.folder / "transformer").glob("*.safetensors")) or [self.folder / ADAPTER_WEIGHTS]
 
     @property
     def training_data(self) -> JsonObject | None:
@@ -54,6 +66,8 @@ class PipelineFiles(NamedTuple):
 def find_pipeline(name: str) -> PipelineFiles:
     """Reads the configuration files of a pipeline by folder or hub name, or of the demo model by "demo".
 
+    The folder of an adapter serves what needs its fusion alone.
+
     Raises:
         ValueError: the folder holds no pipeline, or there is no such folder or hub name.
         OSError: the hub cannot be reached.
@@ -67,11 +81,29 @@ def find_pipeline(name: str) -> PipelineFiles:
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except ValueError as error:
             raise ValueError(f"{name!r} is neither a pipeline's folder nor a hub name.") from error
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _adapter_files(name, folder)
     paths = [folder / "model_index.json", folder / "transformer" / "config.json"]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{folder} is not a pipeline's folder: it has no {path.relative_to(folder)}.")
     return PipelineFiles(name, folder, *map(read_json, paths))
+
+
+def _adapter_files(name: str, folder: Path) -> PipelineFiles:
+    """What the files of an adapter say, in the words of a pipeline's."""
+    values = read_json(folder / ADAPTER_CONFIG)
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        blocks = len(file.get_tensor("gain"))
+    transformer = {
+        "strategy": values["fusion"],
+        "fusion_options": values["fusion_options"],
+        "fusion_source": values["fusion_source"],
+        "num_text_layers": len(values["layers"]),
+        "text_channels": values["text_channels"],
+        "num_blocks": blocks,
+    }
+    return PipelineFiles(name, folder, {"text_layers": values["layers"]}, transformer)
 
 
 def load_fusion(files: PipelineFiles) -> TextFusion:
@@ -86,7 +118,7 @@ def load_fusion(files: PipelineFiles) -> TextFusion:
     kind = find_fusion(files.strategy, config.get("fusion_source"))
     fusion = make_fusion(files.strategy, kind, fusion_sizes(config), config.get("fusion_options") or {})
     tensors = {}
-    for path in sorted((files.folder / "transformer").glob("*.safetensors")):
+    for path in files.weight_files:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dictionary)
                 name = current_name(key)

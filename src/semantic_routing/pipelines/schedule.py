@@ -16,14 +16,19 @@ def check_scheduler(scheduler: Any) -> None:
     Raises:
         ValueError: it would take the velocity for noise; the message says what to set.
     """
-    name, config = type(scheduler).__name__, scheduler.config
-    if name.startswith("FlowMatch"):
-        return
-    if config.get("prediction_type") != "flow_prediction" or not config.get("use_flow_sigmas"):
+    if not follows_flow(scheduler):
         raise ValueError(
-            f"{name} does not follow a flow: expected a FlowMatch scheduler, or one with "
+            f"{type(scheduler).__name__} does not follow a flow: expected a FlowMatch scheduler, or one with "
             "prediction_type='flow_prediction' and use_flow_sigmas=True."
         )
+
+
+def follows_flow(scheduler: Any) -> bool:
+    """Whether a scheduler takes a model's output for a flow's velocity."""
+    config = scheduler.config
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return True
+    return config.get("prediction_type") == "flow_prediction" and bool(config.get("use_flow_sigmas"))
 
 
 def accepts(function: Callable[..., object], name: str) -> bool:

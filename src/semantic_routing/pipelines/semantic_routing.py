@@ -347,9 +347,10 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         )  # fmt: skip
         text.prepare(self.transformer, device, gains)
         set_steps(self.scheduler, steps, sigmas, device)
+        latents, timesteps = self._begin(latents, generator)
         gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)
         latents = self._denoise(
-            latents, text, gate_time, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+            latents, timesteps, text, gate_time, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
         )
         images: Any = latents
         if output_type != "latent":
@@ -357,17 +358,22 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    def _begin(self, noise: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> tuple[Tensor, Tensor]:
+        """What the first step begins with, and the timesteps of all steps."""
+        return noise, self.scheduler.timesteps
+
     def _denoise(
         self,
         latents: Tensor,
+        timesteps: Tensor,
         text: SampledText,
         gate_time: GateTime,
         generator: torch.Generator | list[torch.Generator] | None,
         callback: StepCallback | None,
         tensor_inputs: Sequence[str],
     ) -> Tensor:
-        """Goes all steps of the scheduler."""
-        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        """Goes the steps of the scheduler at `timesteps`."""
+        order = self.scheduler.order
         self._num_timesteps = len(timesteps)
         lora_scale = (self.attention_kwargs or {}).get("scale", 1.0)
         noise = {"generator": generator} if accepts(self.scheduler.step, "generator") else {}
@@ -377,7 +383,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                     continue
                 self._current_timestep = timestep
                 context = text.context(self.transformer, gate_time(timestep[None].float()), lora_scale)
-                flow = self._flow(latents, timestep.float(), context)
+                flow = self._flow(latents, timestep.float(), context, step)
                 latents = self.scheduler.step(flow, timestep, latents, return_dict=False, **noise)[0]
                 if callback is not None:
                     latents = self._call_back(callback, step, timestep, latents, text, tensor_inputs)
@@ -386,12 +392,13 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self._current_timestep = None
         return latents
 
-    def _flow(self, latents: Tensor, timestep: Tensor, context: TextContext | ContextOfState) -> Tensor:
+    def _flow(self, latents: Tensor, timestep: Tensor, context: TextContext | ContextOfState, step: int) -> Tensor:
         """The velocity at a timestep, guided if guidance is on."""
         guided = self.do_classifier_free_guidance
         noisy = torch.cat([latents, latents]) if guided else latents
         times = timestep.expand(len(noisy))
-        with self.transformer.cache_context("all_rows"):
+        place = {"step_index": step, "sigma": timestep / 1000, "num_inference_steps": self.num_timesteps}
+        with self.transformer.cache_context("all_rows", **place):
             output = self.transformer(
                 noisy.to(self.transformer.dtype), times, text_context=context, attention_kwargs=self.attention_kwargs
             ).sample

@@ -6,6 +6,8 @@
       optimizer.safetensors   the optimizer's moments, by parameter name
       state.json              step, optimizer hyperparameters, the transformer's configuration
 
+Weights that are not trained, as those of a host beside its fusion, are not kept.
+
 There is no random state to keep: all randomness is a function of the seed and an example's number.
 """
 
@@ -33,7 +35,7 @@ from ..io.files import whole_folder
 from ..models import DiffusionTransformer2DModel
 
 PATTERN = re.compile(r"checkpoint-(\d+)")
-FULL_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FULL_ON_CPU = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -69,9 +71,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def check_architecture(checkpoint: Path, transformer: DiffusionTransformer2DModel) -> None:
-    """Refuses a checkpoint of another transformer, naming the first key that differs."""
-    saved, built = read_state(checkpoint)["transformer"], architecture(transformer)
+def check_architecture(checkpoint: Path, built: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another architecture than `built`, naming the first key that differs."""
+    saved = read_state(checkpoint)["transformer"]
     for key, value in built.items():
         if saved.get(key) != value:
             raise ValueError(f"{checkpoint} was trained with {key}={saved.get(key)!r}; the config says {value!r}.")
@@ -89,7 +91,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: EMAModel,
-    transformer: DiffusionTransformer2DModel,
+    architecture: Mapping[str, Any],
     is_main: bool,
     keep: int,
 ) -> Path:
@@ -122,7 +124,7 @@ def save_checkpoint(
         "step": step,
         "ema_step": ema.optimization_step,
         "param_groups": moments["param_groups"],
-        "transformer": architecture(transformer),
+        "transformer": dict(architecture),
     }
     with whole_folder(final) as partial:
         _save(weights, partial / "model.safetensors")

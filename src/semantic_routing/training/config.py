@@ -127,20 +127,29 @@ class ValidationConfig(Section):
         return self
 
 
-class Config(Section):
-    """A whole run."""
+class RunConfig(Section):
+    """What every run has, whatever it trains."""
 
     imports: list[str] = Field(
         [], description="modules and .py files, relative to the config's, that register classes which it names"
     )
-    model: ModelConfig = Field(description="the diffusion transformer")
-    text: TextConfig = Field(description="the text encoder")
-    vae: VAEConfig | None = Field(None, description="the autoencoder; None trains on pixels")
     data: DataConfig = Field(description="images and captions")
-    flow: FlowConfig = Field(FlowConfig(), description="noise levels")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="optimizer and learning rates")
     training: TrainingConfig = Field(description="the loop")
     validation: ValidationConfig = Field(ValidationConfig(), description="sample images, and defaults of sampling")
+
+    def to_yaml(self) -> str:
+        """The resolved config, from which it can be read again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class Config(RunConfig):
+    """A run of our own model."""
+
+    model: ModelConfig = Field(description="the diffusion transformer")
+    text: TextConfig = Field(description="the text encoder")
+    vae: VAEConfig | None = Field(None, description="the autoencoder; None trains on pixels")
+    flow: FlowConfig = Field(FlowConfig(), description="noise levels")
 
     @model_validator(mode="after")
     def _has_a_fusion_to_freeze(self) -> "Config":
@@ -175,10 +184,6 @@ class Config(Section):
                     f"data.{key} cannot be combined with latents computed ahead, which hold one center crop an image"
                 )
         return self.vae
-
-    def to_yaml(self) -> str:
-        """The resolved config, which `load_config` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:

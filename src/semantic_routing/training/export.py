@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from ..io.files import whole_folder, write_text
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
-from .checkpoint import check_architecture, find_checkpoint
+from .checkpoint import architecture, check_architecture, find_checkpoint
 from .config import load_config
 from .run import CONFIG
 
@@ -44,7 +44,7 @@ def export_pipeline(
     config = load_config(str(checkpoint.parent / CONFIG))
     sizes = resolve_sizes(config)
     transformer = build_transformer(config, sizes)
-    check_architecture(checkpoint, transformer)
+    check_architecture(checkpoint, architecture(transformer))
     transformer.load_state_dict(load_file(checkpoint / WEIGHT_FILES[weights]))
     for name, module in transformer.eval().named_children():
         if name not in transformer._keep_in_fp32_modules:

@@ -27,7 +27,9 @@ def build_optimizer(config: OptimizerConfig, transformer: nn.Module) -> torch.op
     def adamw(own: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(own, learning_rate, config.betas, weight_decay=weight_decay, fused=True)
 
-    parts = [adamw(parameters.values(), config.learning_rate, config.weight_decay)]
+    parts = []
+    if parameters:
+        parts.append(adamw(parameters.values(), config.learning_rate, config.weight_decay))
     if fusion:
         parts.append(adamw(fusion, config.fusion_learning_rate or config.learning_rate, 0.0))
     if matrices:

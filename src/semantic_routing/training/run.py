@@ -11,7 +11,7 @@ from ..io.files import write_json, write_text
 from ..io.jsonl import append_line, read_lines, write_lines
 from ..io.versions import versions
 from .checkpoint import checkpoint_step, list_checkpoints
-from .config import Config
+from .config import RunConfig
 
 CONFIG = "config.yaml"
 VERSIONS = "versions.json"
@@ -34,7 +34,7 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def prepare_run(config: Config, resumed: Path | None) -> Path:
+def prepare_run(config: RunConfig, resumed: Path | None) -> Path:
     """Makes the run's folder and writes what the run is.
 
     Args:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,22 +15,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
-from ..data import Batch, BrokenExamples, ExampleStream, collate
+from ..data import Batch, BrokenExamples, ExampleStream, Source, collate
 from ..data.stream import NumberSampler
 from ..io.images import save_image
 from ..reporting.picture_grid import Row, picture_grid
-from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
 from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import Config
+from .config import Config, RunConfig
 from .optimizer import build_optimizer
 from .progress import Progress
 from .run import Metrics, check_trackers, prepare_run
-from .step import batch_loss
+from .subject import OwnModel, Subject
 from .validation_loss import ValidationLoss
 
-# Bytes of captions' features that a process keeps on a CPU, where encoding small captions is a sixth of a step. A GPU's
-# memory is better spent, and the captions of large data sets do not come again soon.
-TEXT_MEMORY = 2**28
 SHEET_COLUMNS = 8  # pictures side by side on a sheet of sample images
 
 
@@ -49,7 +45,12 @@ def train(config: Config, resume: str | None = None) -> Path:
         ValueError: the config cannot be run; raised before any work.
         NonFiniteLossError: the loss became infinite or not a number.
     """
-    return Trainer(config, resume).run()
+    return make_trainer(config, resume).run()
+
+
+def make_trainer(config: Config, resume: str | None = None) -> "Trainer":
+    """A run of our own model; see `train`."""
+    return Trainer(config, lambda accelerator, source: OwnModel(config, accelerator, source), resume)
 
 
 class Trainer:
@@ -57,10 +58,13 @@ class Trainer:
 
     Args:
         config: the run.
+        make: makes what is trained, for an accelerator and the source of the data.
         resume: see `train`.
     """
 
-    def __init__(self, config: Config, resume: str | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, make: Callable[[Accelerator, Source], Subject], resume: str | None = None
+    ) -> None:
         self.config = config
         options = config.training
         check_trackers(options.trackers)
@@ -72,19 +76,9 @@ class Trainer:
             project_dir=str(options.output),
         )
         self.micro_batch = self._micro_batch()
-        sizes = resolve_sizes(config)
-        source = config.data.source.open(config.data.image_size, options.seed)
-        checkpoint = None if resume is None else find_checkpoint(options.output, resume)
-        torch.manual_seed(options.seed)
-        self.transformer = build_transformer(config, sizes)
-        if checkpoint is not None:
-            check_architecture(checkpoint, self.transformer)
-        elif options.initialize_from:
-            copy_weights(options.initialize_from, self.transformer, options.initialize)
-        # Known again after a resume, unless the run began from another pipeline.
-        known = checkpoint is None or not options.initialize_from
-        self.fusion_start = fusion_parameters(self.transformer) if known else {}
         data = config.data
+        source = data.source.open(data.image_size, options.seed)
+        checkpoint = None if resume is None else find_checkpoint(options.output, resume)
         self.broken = BrokenExamples(source.length, data.max_broken)
         self.stream = ExampleStream(
             source,
@@ -95,25 +89,18 @@ class Trainer:
             data.horizontal_flip,
             data.original_caption_rate,
         )
-        device = self.accelerator.device
-        self.encoder = build_prompt_encoder(config, sizes, device)
-        if config.text.cache is not None:
-            if source.all_captions is None:
-                self.encoder.use_cache(config.text.cache, config.text.cache_gib)
-            else:
-                with self.accelerator.autocast():
-                    self.encoder.use_pool(config.text.cache, source.all_captions)
-        if device.type == "cpu":
-            with self.accelerator.autocast():
-                self.encoder.use_memory(TEXT_MEMORY)
-        self.codec, decoder = build_codecs(config, device)
-        self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.validation_loss = (
-            ValidationLoss(config, self.encoder, self.codec, self.accelerator, self.micro_batch)
-            if config.validation.loss_every
-            else None
-        )
+        torch.manual_seed(options.seed)
+        self.subject = make(self.accelerator, source)
+        if checkpoint is not None:
+            check_architecture(checkpoint, self.subject.architecture())
+        else:
+            self.subject.initialize()
+        # Known again after a resume, unless the run began from another pipeline.
+        known = checkpoint is None or not options.initialize_from
+        self.fusion_start = fusion_parameters(self.subject.module) if known else {}
+        self.validation_loss: ValidationLoss | None = None
+        if config.validation.loss_every:
+            self.validation_loss = self.subject.validation_loss(self.accelerator, self.micro_batch)
         self._prepare_model()
         self.step = 0 if checkpoint is None else load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
         self.schedule.last_epoch = self.step
@@ -138,19 +125,20 @@ class Trainer:
     def _prepare_model(self) -> None:
         """Wraps the model for the machine, then makes what holds on to its parameters."""
         options, optimizer = self.config.training, self.config.optimizer
+        transformer = self.subject.transformer
         if options.attention_backend:
-            self.transformer.set_attention_backend(options.attention_backend)
+            transformer.set_attention_backend(options.attention_backend)
         if options.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
+            transformer.enable_gradient_checkpointing()
         if options.compile:
-            self.transformer.compile_repeated_blocks()
-        self.optimizer = build_optimizer(optimizer, self.transformer)
+            transformer.compile_repeated_blocks()
+        self.optimizer = build_optimizer(optimizer, self.subject.module)
         if self.accelerator.is_fsdp2:
             # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighboring
             # timesteps are one. Autocast decides by operation, as without sharding.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         # Together: sharding gives the model new parameters, which the optimizer must hold in place of the old.
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.transformer, self.optimizer)
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.subject.module, self.optimizer)
         for module in self.model.modules():
             # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
             for method in ("text_context", "key_value", "state"):
@@ -231,25 +219,13 @@ class Trainer:
         """Drops the fusion's gradients once its share of the steps is over: AdamW passes over what has none."""
         options = self.config.training
         if options.freeze_fusion_after is not None and self.step >= options.freeze_fusion_after * options.steps:
-            for name, parameter in self.transformer.named_parameters():
+            for name, parameter in self.subject.module.named_parameters():
                 if name.startswith("fusion."):
                     parameter.grad = None
 
     def _loss(self, batch: Batch) -> Tensor:
-        dtype = getattr(torch, self.config.training.precision)
-        model = self.config.model
         with self.accelerator.autocast():
-            losses = batch_loss(
-                self.model,
-                batch,
-                self.encoder,
-                self.codec,
-                self.config.flow,
-                model.prediction,
-                self.accelerator.device,
-                dtype,
-            )
-        return losses.mean()
+            return self.subject.loss(self.model, batch).mean()
 
     def _checked(self, loss: Tensor) -> float:
         """The loss over all processes, which must be finite before anything is learned from it."""
@@ -270,7 +246,7 @@ class Trainer:
 
     def _fusion_travel(self) -> float:
         """How far the fusion's parameters are from where they began, as a root mean square."""
-        now = fusion_parameters(self.transformer)
+        now = fusion_parameters(self.subject.module)
         moved = [(now[name] - start).flatten() for name, start in self.fusion_start.items()]
         return float(torch.cat(moved).square().mean().sqrt())
 
@@ -294,13 +270,7 @@ class Trainer:
         """Sample images of the validation prompts with the averaged weights, as one grid."""
         options = self.config.validation
         with self._averaged_weights(), self.accelerator.autocast():
-            images = self.pipeline(
-                options.prompts,
-                num_inference_steps=options.num_inference_steps,
-                guidance_scale=options.guidance_scale,
-                generator=[torch.Generator().manual_seed(options.seed + i) for i in range(len(options.prompts))],
-                return_dict=False,
-            )[0]
+            images = self.subject.images(options)
         if self.accelerator.is_main_process:
             starts = range(0, len(images), SHEET_COLUMNS)
             places = [slice(start, start + SHEET_COLUMNS) for start in starts]
@@ -314,7 +284,7 @@ class Trainer:
             model=self.model,
             optimizer=self.optimizer,
             ema=self.ema,
-            transformer=self.transformer,
+            architecture=self.subject.architecture(),
             is_main=self.accelerator.is_main_process,
             keep=self.config.training.keep_checkpoints,
         )

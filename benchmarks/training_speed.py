@@ -30,7 +30,8 @@ class Side:
 
     def __init__(self, config: str, overrides: list[str], remembers: bool, seen: int) -> None:
         trainer = make_trainer(load_config(config, overrides))
-        self.encoder = trainer.encoder
+        assert isinstance(trainer.subject, OwnModel)
+        self.encoder = trainer.subject.encoder
         if not remembers:
             self.encoder.memory = None
         with trainer.accelerator.autocast():

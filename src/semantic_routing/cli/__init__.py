@@ -21,6 +21,7 @@ from . import (
     evaluate,
     export,
     generate,
+    pack,
     precompute,
     probe,
     prune,
@@ -65,6 +66,7 @@ for module in (
     probe,
     export,
     generate,
+    pack,
     weights,
     analyze,
     prune,
@@ -72,6 +74,7 @@ for module in (
     convert,
     ablate,
     caption,
+    pack,
     tiny_models,
 ):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)

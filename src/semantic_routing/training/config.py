@@ -109,6 +109,8 @@ class ValidationConfig(Section):
         PAPER_GUIDANCE, description="classifier-free guidance; 1 and below is none"
     )
     seed: NonNegativeInt = Field(0, le=LARGEST_SEED, description="image i starts from noise seed + i")
+    width: PositiveInt | None = Field(None, le=16384, description="pixels; None is data.image_size")
+    height: PositiveInt | None = Field(None, le=16384, description="pixels; None is data.image_size")
 
     @model_validator(mode="after")
     def _has_prompts(self) -> "ValidationConfig":

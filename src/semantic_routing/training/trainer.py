@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +16,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
-from ..data import Batch, BrokenExamples, ExampleStream, collate
+from ..data import Batch, BrokenExamples, collate
 from ..data.stream import NumberSampler
-from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
+from ..text import TextEncoder
+from .build import (
+    build_codecs,
+    build_pipeline,
+    build_prompt_encoder,
+    build_stream,
+    build_transformer,
+    copy_weights,
+    resolve_sizes,
+)
 from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
 from .config import Config
 from .optimizer import build_optimizer
@@ -77,28 +86,19 @@ class Trainer:
         # Known again after a resume, unless the run began from another pipeline.
         known = checkpoint is None or not options.initialize_from
         self.fusion_start = fusion_parameters(self.transformer) if known else {}
-        data = config.data
-        self.broken = BrokenExamples(source.length, data.max_broken)
-        self.stream = ExampleStream(
-            source,
-            data.image_size,
-            options.seed,
-            data.caption_dropout,
-            data.random_crop,
-            data.horizontal_flip,
-            data.original_caption_rate,
-        )
+        self.broken = BrokenExamples(source.length, config.data.max_broken)
+        self.broken.count(source.left_out)
+        self.stream = build_stream(config, source, sizes)
         device = self.accelerator.device
-        self.encoder = build_prompt_encoder(config, sizes, device)
-        if config.text.cache is not None:
-            if source.all_captions is None:
-                self.encoder.use_cache(config.text.cache, config.text.cache_gib)
-            else:
-                with self.accelerator.autocast():
-                    self.encoder.use_pool(config.text.cache, source.all_captions)
         self.codec, decoder = build_codecs(config, device)
-        self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
-        self.pipeline.set_progress_bar_config(disable=True)
+        # Features computed ahead leave the text encoder nothing to do but sample images.
+        self.encoder: TextEncoder | None = None
+        if config.validation.every or not source.has_features:
+            self.encoder = build_prompt_encoder(config, sizes, device)
+            if config.text.cache is not None:
+                self._keep_features(config.text.cache, self.encoder, source.all_captions)
+            self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
+            self.pipeline.set_progress_bar_config(disable=True)
         self._prepare_model()
         self.step = 0 if checkpoint is None else load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
         self.schedule.last_epoch = self.step
@@ -109,6 +109,14 @@ class Trainer:
             prepare_run(config, checkpoint)
             self.metrics = Metrics(options.output, self.step)
         self.accelerator.wait_for_everyone()
+
+    def _keep_features(self, folder: Path, encoder: TextEncoder, captions: Sequence[str] | None) -> None:
+        """Lets the encoder take features from a folder; those of a source that knows all its captions are made now."""
+        if captions is None:
+            encoder.use_cache(folder, self.config.text.cache_gib)
+        else:
+            with self.accelerator.autocast():
+                encoder.use_pool(folder, captions)
 
     def _micro_batch(self) -> int:
         options = self.config.training
@@ -158,6 +166,7 @@ class Trainer:
         seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
         with self._stop_on_signal(), Progress(self.step, options.steps, main, seconds) as progress:
             batches = self._batches()
+            self.seconds_waited, self.asked = 0.0, time.perf_counter()
             while self.step < options.steps and not self._asked_to_stop():
                 started = time.perf_counter()
                 loss, grad_norm = self._optimizer_step(batches)
@@ -165,7 +174,7 @@ class Trainer:
                 rate = options.batch_size / (time.perf_counter() - started)
                 progress.update(self.step, loss, rate)
                 if self.step % options.log_every == 0 or self.step == options.steps:
-                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate)
+                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate, data_wait=self._share_waited())
                 every = self.config.validation.every
                 if every and self.step % every == 0:
                     self._sample_images()
@@ -176,6 +185,13 @@ class Trainer:
         self.accelerator.end_training()
         self.broken.report()
         return checkpoint
+
+    def _share_waited(self) -> float:
+        """The share of the time since the last question in which training waited for data."""
+        now = time.perf_counter()
+        share = self.seconds_waited / (now - self.asked)
+        self.seconds_waited, self.asked = 0.0, now
+        return share
 
     def _batches(self) -> Iterator[Batch]:
         first = self.step * self.config.training.gradient_accumulation
@@ -195,7 +211,9 @@ class Trainer:
         losses = []
         grad_norm: Any = 0.0
         for _ in range(self.config.training.gradient_accumulation):
+            asked = time.perf_counter()
             batch = next(batches)
+            self.seconds_waited += time.perf_counter() - asked
             self.broken.count(batch.skipped)
             with self.accelerator.accumulate(self.model):
                 loss = self._loss(batch)
@@ -267,6 +285,8 @@ class Trainer:
         with self.accelerator.autocast():
             images = self.pipeline(
                 options.prompts,
+                height=options.height,
+                width=options.width,
                 num_inference_steps=options.num_inference_steps,
                 guidance_scale=options.guidance_scale,
                 generator=[torch.Generator().manual_seed(options.seed + i) for i in range(len(options.prompts))],

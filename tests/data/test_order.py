@@ -48,8 +48,8 @@ def test_batches_are_of_one_bucket_in_the_shares_of_the_examples() -> None:
     places = [order[number] for number in range(140 * 20)]
     for batch in range(700):
         assert len({place.bucket for place in places[4 * batch : 4 * batch + 4]}) == 1
-    assert all(buckets[place.index] == place.bucket for place in places)
-    seen = Counter(place.index for place in places)
+    assert all(buckets[place.example] == place.bucket for place in places)
+    seen = Counter(place.example for place in places)
     assert len(seen) == 140
     assert all(18 <= count <= 22 for count in seen.values())
     for number in (2799, 0, 1401, 1400):

@@ -55,7 +55,7 @@ class Order:
 class Place(NamedTuple):
     """Which example comes, and which bucket its batch belongs to."""
 
-    index: int
+    example: int
     bucket: int
 
 

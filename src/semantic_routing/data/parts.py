@@ -17,10 +17,10 @@ SECONDS_TO_WAIT = 600.0  # for the first process to write the manifest
 
 
 class Processes(NamedTuple):
-    """This process among those that a launcher started; each does every `count`-th shard."""
+    """This process among those that a launcher started; each does every `number`-th shard."""
 
-    rank: int = 0
-    count: int = 1
+    rank: int
+    number: int
 
     @classmethod
     def started(cls) -> "Processes":
@@ -29,7 +29,7 @@ class Processes(NamedTuple):
 
     def own(self, shards: Iterable[range]) -> list[tuple[int, range]]:
         """The numbers of this process's shards, and their examples."""
-        return [(number, shard) for number, shard in enumerate(shards) if number % self.count == self.rank]
+        return [(place, shard) for place, shard in enumerate(shards) if place % self.number == self.rank]
 
 
 def ranges(examples: int, shard_size: int) -> list[range]:

@@ -273,7 +273,7 @@ def _walk(file: IO[bytes] | AbstractBufferedFile, size: int, finish: Callable[["
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 name = _MEMBER.fullmatch(member.name)
-                tar.members = []  # type: ignore[misc]  # which tarfile would keep all
+                tar.members = []  # type: ignore[attr-defined]  # which tarfile would keep all
                 if name is None or not member.isfile():
                     continue
                 if group is None or group.key != name[1]:

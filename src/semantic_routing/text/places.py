@@ -17,7 +17,7 @@ from ..io.files import whole_folder
 
 PACKAGE_PREFIX = "package:"
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 # What brings the packages that the presets and docs name.
 COMMANDS = {

@@ -17,6 +17,7 @@ import torch
 import typer
 
 from semantic_routing.training.config import load_config
+from semantic_routing.training.subject import OwnModel
 from semantic_routing.training.trainer import make_trainer
 
 from . import common
@@ -31,6 +32,7 @@ class Side:
     def __init__(self, config: str, overrides: list[str], remembers: bool, seen: int) -> None:
         trainer = make_trainer(load_config(config, overrides))
         assert isinstance(trainer.subject, OwnModel)
+        assert trainer.subject.encoder is not None
         self.encoder = trainer.subject.encoder
         if not remembers:
             self.encoder.memory = None

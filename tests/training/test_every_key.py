@@ -60,6 +60,7 @@ CHANGES: dict[str, Any] = {
     "vae.downsampling": (REFUSED, 4),
     "data.source": {"source": "scenes"},
     "data.image_size": 16,
+    "data.buckets": [[40, 32], [24, 32]],
     "data.caption_dropout": 0.9,
     "data.original_caption_rate": 1.0,
     "data.random_crop": True,
@@ -116,6 +117,10 @@ ELSEWHERE = {
     "text.cache_gib": "text/test_feature_cache.py",
     "text.architecture": "models/test_flops.py",
     "data.num_workers": "data/test_stream.py",
+    "data.bucket_step": "data/test_order.py",
+    "data.shuffle_window": "data/test_order.py",
+    "validation.width": "training/test_ahead.py",
+    "validation.height": "training/test_ahead.py",
     "training.output": "training/test_run.py",
     "training.initialize": "training/test_trainer.py",
     "training.gradient_accumulation": "training/test_trainer.py",
@@ -124,6 +129,11 @@ ELSEWHERE = {
     **{f"data.source.huggingface.{key}": "data/test_data_sources.py" for key in ("path", "name", "split")},
     **{f"data.source.huggingface.{key}": "data/test_data_sources.py" for key in ("image_key", "text_key")},
     "data.source.latents.path": "training/test_precompute.py",
+    **{f"data.source.webdataset.{key}": "data/test_shards.py" for key in ("path", "text_key", "original_text_key")},
+    **{
+        f"data.source.parquet.{key}": "data/test_pack.py"
+        for key in ("path", "image_key", "text_key", "original_text_key", "row_groups")
+    },
 }
 
 
@@ -165,7 +175,8 @@ def outcome(values: dict[str, Any], folder: Path) -> dict[str, object]:
     values["training"]["output"] = str(run)
     train(Config.model_validate(values))
     metrics = [
-        {k: v for k, v in line.items() if k != "images_per_second"} for line in read_lines(run / "metrics.jsonl")
+        {k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")}
+        for line in read_lines(run / "metrics.jsonl")
     ]
     left_out = {"metrics.jsonl", "config.yaml", "versions.json"}
     files = {

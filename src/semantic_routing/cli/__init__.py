@@ -25,6 +25,7 @@ from . import (
     evaluate,
     export,
     generate,
+    pack,
     precompute,
     probe,
     prune,
@@ -71,6 +72,7 @@ for module in (
     export,
     card,
     generate,
+    pack,
     weights,
     analyze,
     prune,
@@ -78,6 +80,7 @@ for module in (
     convert,
     ablate,
     caption,
+    pack,
     tiny_models,
     doctor,
 ):

@@ -1,8 +1,10 @@
 """Opening images that may be damaged, and saving them whole."""
 
+import io
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
@@ -19,21 +21,46 @@ class UnreadableImageError(Exception):
     """An image that does not open; the message names it and says why."""
 
 
-def read_image(path: Path, name: str | None = None) -> Image.Image:
+ORIENTATION = 0x0112  # of EXIF; from 5 on the sides are swapped
+
+
+def read_image(file: Path | IO[bytes], name: str | None = None) -> Image.Image:
     """The image as RGB, turned the way its EXIF orientation says.
 
     Args:
-        path: of the file.
+        file: its path, or the open file.
         name: what messages call it; None is the file's name.
 
     Raises:
         UnreadableImageError: it does not open, or not to its end.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except UNREADABLE as error:
-        raise UnreadableImageError(f"{name or path.name}: {error}") from error
+        raise UnreadableImageError(f"{name or Path(file.name).name}: {error}") from error
+
+
+def image_size(file: Path | IO[bytes], name: str) -> tuple[int, int]:
+    """Width and height that `read_image` would give, from the head of the file alone.
+
+    Raises:
+        UnreadableImageError: it does not open; damage behind the head goes unnoticed.
+    """
+    try:
+        with Image.open(file) as image:
+            # Asked for where there is none, a PNG would be decoded to its end.
+            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else image.size
+    except UNREADABLE as error:
+        raise UnreadableImageError(f"{name}: {error}") from error
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
 
 
 def save_image(image: Image.Image, path: Path, metadata: Mapping[str, str] | None = None) -> None:

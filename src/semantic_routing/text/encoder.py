@@ -47,6 +47,17 @@ class TextFeatures(NamedTuple):
     hidden_states: Float[Tensor, "batch layers text_tokens text_channels"]
     mask: Bool[Tensor, "batch text_tokens"]
 
+    @classmethod
+    def of(cls, states: Sequence[Float[Tensor, "layers _ text_channels"]]) -> "TextFeatures":
+        """Pads features of single prompts to the longest."""
+        lengths = torch.tensor([state.shape[1] for state in states])
+        padded = pad_sequence([state.transpose(0, 1) for state in states], batch_first=True)
+        return cls(padded.transpose(1, 2), torch.arange(padded.shape[1]) < lengths[:, None])
+
+    def each(self) -> list[Float[Tensor, "layers _ text_channels"]]:
+        """The features of each prompt, of its real tokens alone."""
+        return [state[:, : int(mask.sum())] for state, mask in zip(self.hidden_states, self.mask, strict=True)]
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "TextFeatures":
         """Moves both, and casts the hidden states."""
         return TextFeatures(self.hidden_states.to(device, dtype), self.mask.to(device))

@@ -1,6 +1,7 @@
 """From a config to the things it names."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,11 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PretrainedConfig
 
-from ..data import LatentsSource
+from ..data import ExampleStream, LatentsSource, Source
+from ..data.buckets import Size, choose_sizes, fill_buckets
 from ..data.latents import read_manifest
 from ..fusion import check_fusion
+from ..io.files import JsonObject
 from ..io.resources import resolve_pipeline
 from ..models import MODELS, DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.config import VAEConfig
@@ -22,7 +25,10 @@ from ..pipelines import SemanticRoutingPipeline
 from ..text import TextEncoder
 from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
+from ..text.places import model_digest
 from .config import Config
+
+logger = logging.getLogger(__name__)
 
 FUSION_KEYS = ("strategy", "fusion_options", "fusion_source", "num_text_layers", "text_channels", "context_channels")
 """What of a transformer's configuration may differ where only the backbone's weights are taken over."""
@@ -50,9 +56,54 @@ def resolve_sizes(config: Config) -> Sizes:
     channels = encoder.channels(language_model)
     sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
     unit = sizes.downsampling * config.model.patch_size
-    if config.data.image_size % unit:
-        raise ValueError(f"data.image_size {config.data.image_size} is not a multiple of {unit}, a patch's pixels.")
+    sides = {
+        "data.image_size": config.data.image_size,
+        "validation.width": config.validation.width,
+        "validation.height": config.validation.height,
+    }
+    for name, side in sides.items():
+        if side is not None and side % unit:
+            raise ValueError(f"{name} {side} is not a multiple of {unit}, a patch's pixels.")
+    bucket_sizes(config, sizes)
     return sizes
+
+
+def bucket_sizes(config: Config, sizes: Sizes) -> list[Size] | None:
+    """Widths and heights that pictures are cropped to; None where all are square.
+
+    Raises:
+        ValueError: a side does not fit the patches.
+    """
+    data = config.data
+    if data.buckets is None:
+        return None
+    return choose_sizes(data.buckets, data.image_size, data.bucket_step, sizes.downsampling * config.model.patch_size)
+
+
+def build_stream(config: Config, source: Source, sizes: Sizes) -> ExampleStream:
+    """The stream of a run's examples; the shapes of all pictures are looked at where these make buckets.
+
+    Raises:
+        ValueError: the source is not what the config wants of it.
+    """
+    data, wanted = config.data, bucket_sizes(config, sizes)
+    if isinstance(data.source, LatentsSource) and read_manifest(data.source.path).buckets != wanted:
+        raise ValueError(f"{data.source.path} was made with other data.buckets, image_size or bucket_step.")
+    buckets = None if wanted is None else fill_buckets(source, wanted, data.num_workers)
+    if buckets is not None:
+        logger.info(buckets.describe())
+    return ExampleStream(
+        source,
+        data.image_size,
+        config.training.seed,
+        data.caption_dropout,
+        data.random_crop,
+        data.horizontal_flip,
+        data.original_caption_rate,
+        buckets,
+        config.training.batch_size,
+        data.shuffle_window,
+    )
 
 
 def language_model_config(config: TextConfig) -> Any:
@@ -178,14 +229,39 @@ def build_codecs(config: Config, device: torch.device) -> tuple[LatentCodec | Po
     if not isinstance(source, LatentsSource):
         codec = build_codec(config, device)
         return codec, codec
-    computed, wanted = read_manifest(source.path).vae, describe_vae(config)
+    manifest, vae = read_manifest(source.path), describe_vae(config)
+    _check_same(source, "latents of a VAE", manifest.vae, vae)
+    if manifest.text is not None:
+        _check_same(source, "features of a text encoder", manifest.text, describe_text(config))
+    decoder = build_codec(config, device) if config.validation.every else LatentCodec()
+    return PosteriorCodec(vae["scaling_factor"], vae["shift_factor"]), decoder
+
+
+def _check_same(source: LatentsSource, what: str, computed: JsonObject, wanted: JsonObject) -> None:
     for key, value in wanted.items():
         if computed.get(key) != value:
             raise ValueError(
-                f"{source.path} holds latents of a VAE with {key}={computed.get(key)!r}; the config's has {value!r}."
+                f"{source.path} holds {what} with {key}={computed.get(key)!r}; the config's has {value!r}."
             )
-    decoder = build_codec(config, device) if config.validation.every else LatentCodec()
-    return PosteriorCodec(wanted["scaling_factor"], wanted["shift_factor"]), decoder
+
+
+def describe_text(config: Config) -> JsonObject:
+    """What features of captions depend on beside the captions; loads no weights.
+
+    That is a digest of the language model's files, the layers that are read and how, how prompts are put to it, and the
+    precision.
+    """
+    text = config.text
+    return {
+        "sha256": model_digest(text.model),
+        "layers": resolve_sizes(config).layers,
+        "last_layer": text.last_layer,
+        "instruction": text.instruction,
+        "chat_template": text.chat_template,
+        "max_length": text.max_length,
+        "dtype": text.dtype,
+        "precision": config.training.precision,
+    }
 
 
 def describe_vae(config: Config) -> dict[str, Any]:

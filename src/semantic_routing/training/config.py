@@ -119,6 +119,8 @@ class ValidationConfig(Section):
         None,
         description="held-out examples, as data.source; None: of an endless source, what training does not draw",
     )
+    width: PositiveInt | None = Field(None, le=16384, description="pixels; None is data.image_size")
+    height: PositiveInt | None = Field(None, le=16384, description="pixels; None is data.image_size")
 
     @model_validator(mode="after")
     def _has_prompts(self) -> "ValidationConfig":

@@ -20,7 +20,7 @@ from ..adapters.attach import parts
 from ..adapters.call import host_call, own_time, runs_backward
 from ..adapters.remember import remember
 from ..adapters.saving import digest
-from ..data import Batch
+from ..data import Batch, ExampleStream, Source
 from ..io.files import read_json
 from ..models.latents import LatentCodec
 from ..pipelines.schedule import accepts
@@ -103,6 +103,26 @@ class HostSubject(Subject):
         self._choose_trained()
         self.module = HostModule(self.transformer, fusion)
         self.codec = LatentCodec(self.pipe.vae)
+
+    def stream(self, source: Source) -> ExampleStream:
+        """Square pictures.
+
+        Raises:
+            ValueError: buckets are asked for.
+        """
+        data = self.config.data
+        if data.buckets is not None:
+            raise ValueError(f"data.buckets is {data.buckets!r}, but hosts are trained on squares: leave it out.")
+        return ExampleStream(
+            source,
+            data.image_size,
+            self.config.training.seed,
+            data.caption_dropout,
+            data.random_crop,
+            data.horizontal_flip,
+            data.original_caption_rate,
+            window=data.shuffle_window,
+        )
 
     def _choose_trained(self) -> None:
         """Adds LoRAs, or sets free what of the host's own weights is trained."""

@@ -1,6 +1,7 @@
 """What a run trains, and all that the loop must know of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,8 +10,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data import Batch, Source
-from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
+from ..data import Batch, ExampleStream, Source
+from ..text import TextEncoder
+from .build import (
+    build_codecs,
+    build_pipeline,
+    build_prompt_encoder,
+    build_stream,
+    build_transformer,
+    copy_weights,
+    resolve_sizes,
+)
 from .checkpoint import architecture
 from .config import Config, ValidationConfig
 from .step import batch_loss
@@ -53,6 +63,14 @@ class Subject(ABC):
             batch: images and captions.
         """
 
+    @abstractmethod
+    def stream(self, source: Source) -> ExampleStream:
+        """The examples that it learns from, in their order.
+
+        Raises:
+            ValueError: the source is not what the config wants of it.
+        """
+
     def validation_loss(self, accelerator: Accelerator, batch_size: int) -> ValidationLoss:
         """What measures the loss of held-out examples.
 
@@ -82,21 +100,31 @@ class OwnModel(Subject):
     def __init__(self, config: Config, accelerator: Accelerator, source: Source) -> None:
         self.config = config
         self.device = accelerator.device
-        sizes = resolve_sizes(config)
-        self.module = self.transformer = build_transformer(config, sizes)
-        self.encoder = build_prompt_encoder(config, sizes, self.device)
-        if config.text.cache is not None:
-            if source.all_captions is None:
-                self.encoder.use_cache(config.text.cache, config.text.cache_gib)
-            else:
-                with accelerator.autocast():
-                    self.encoder.use_pool(config.text.cache, source.all_captions)
-        if self.device.type == "cpu":
-            with accelerator.autocast():
-                self.encoder.use_memory(TEXT_MEMORY)
+        self.sizes = resolve_sizes(config)
+        self.module = self.transformer = build_transformer(config, self.sizes)
         self.codec, decoder = build_codecs(config, self.device)
-        self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
-        self.pipeline.set_progress_bar_config(disable=True)
+        # Features computed ahead leave the text encoder nothing to do but validation.
+        self.encoder: TextEncoder | None = None
+        if config.validation.every or config.validation.loss_every or not source.has_features:
+            self.encoder = build_prompt_encoder(config, self.sizes, self.device)
+            with accelerator.autocast():
+                self._keep_features(self.encoder, source.all_captions)
+            self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
+            self.pipeline.set_progress_bar_config(disable=True)
+
+    def _keep_features(self, encoder: TextEncoder, captions: Sequence[str] | None) -> None:
+        """Lets the encoder take features from a folder; those of a source that knows all its captions are made now."""
+        folder = self.config.text.cache
+        if folder is not None and captions is None:
+            encoder.use_cache(folder, self.config.text.cache_gib)
+        elif folder is not None and captions is not None:
+            encoder.use_pool(folder, captions)
+        if self.device.type == "cpu":
+            encoder.use_memory(TEXT_MEMORY)
+
+    def stream(self, source: Source) -> ExampleStream:
+        """See `build_stream`."""
+        return build_stream(self.config, source, self.sizes)
 
     def architecture(self) -> dict[str, Any]:
         """The transformer's configuration."""
@@ -118,12 +146,15 @@ class OwnModel(Subject):
 
     def validation_loss(self, accelerator: Accelerator, batch_size: int) -> ValidationLoss:
         """See `ValidationLoss`."""
+        assert self.encoder is not None, "loaded wherever there is validation"
         return ValidationLoss(self.config, self.encoder, self.codec, accelerator, batch_size)
 
     def images(self, options: ValidationConfig) -> list[Image.Image]:
         """An image of each validation prompt."""
         images: list[Image.Image] = self.pipeline(
             options.prompts,
+            height=options.height,
+            width=options.width,
             num_inference_steps=options.num_inference_steps,
             guidance_scale=options.guidance_scale,
             generator=generators(options),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
-from ..data import Batch, BrokenExamples, ExampleStream, Source, collate
+from ..data import Batch, BrokenExamples, Source, collate
 from ..data.stream import NumberSampler
 from ..io.images import save_image
 from ..reporting.picture_grid import Row, picture_grid
@@ -80,15 +80,7 @@ class Trainer:
         source = data.source.open(data.image_size, options.seed)
         checkpoint = None if resume is None else find_checkpoint(options.output, resume)
         self.broken = BrokenExamples(source.length, data.max_broken)
-        self.stream = ExampleStream(
-            source,
-            data.image_size,
-            options.seed,
-            data.caption_dropout,
-            data.random_crop,
-            data.horizontal_flip,
-            data.original_caption_rate,
-        )
+        self.broken.count(source.left_out)
         torch.manual_seed(options.seed)
         self.subject = make(self.accelerator, source)
         if checkpoint is not None:
@@ -98,6 +90,7 @@ class Trainer:
         # Known again after a resume, unless the run began from another pipeline.
         known = checkpoint is None or not options.initialize_from
         self.fusion_start = fusion_parameters(self.subject.module) if known else {}
+        self.stream = self.subject.stream(source)
         self.validation_loss: ValidationLoss | None = None
         if config.validation.loss_every:
             self.validation_loss = self.subject.validation_loss(self.accelerator, self.micro_batch)
@@ -161,6 +154,7 @@ class Trainer:
         seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
         with self._stop_on_signal(), Progress(self.step, options.steps, main, seconds) as progress:
             batches = self._batches()
+            self.seconds_waited, self.asked = 0.0, time.perf_counter()
             while self.step < options.steps and not self._asked_to_stop():
                 started = time.perf_counter()
                 loss, grad_norm = self._optimizer_step(batches)
@@ -169,6 +163,7 @@ class Trainer:
                 progress.update(self.step, loss, rate)
                 measured = self._measure_validation_loss()
                 if measured or self.step % options.log_every == 0 or self.step == options.steps:
+                    measured["data_wait"] = self._share_waited()
                     self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate, **measured)
                 every = self.config.validation.every
                 if every and self.step % every == 0:
@@ -180,6 +175,13 @@ class Trainer:
         self.accelerator.end_training()
         self.broken.report()
         return checkpoint
+
+    def _share_waited(self) -> float:
+        """The share of the time since the last question in which training waited for data."""
+        now = time.perf_counter()
+        share = self.seconds_waited / (now - self.asked)
+        self.seconds_waited, self.asked = 0.0, now
+        return share
 
     def _batches(self) -> Iterator[Batch]:
         first = self.step * self.config.training.gradient_accumulation
@@ -199,7 +201,9 @@ class Trainer:
         losses = []
         grad_norm: Any = 0.0
         for _ in range(self.config.training.gradient_accumulation):
+            asked = time.perf_counter()
             batch = next(batches)
+            self.seconds_waited += time.perf_counter() - asked
             self.broken.count(batch.skipped)
             with self.accelerator.accumulate(self.model):
                 loss = self._loss(batch)

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..io.images import UNREADABLE, UnreadableImageError, read_image
+from ..io.images import UnreadableImageError, read_image, to_rgb
 from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
@@ -241,7 +241,7 @@ class FolderImages(Source):
             path = (self.root / name).resolve()
             if not path.is_relative_to(self.root):
                 raise BrokenExampleError(f"record {index}: {name} lies outside of the image folder")
-        except (OSError, ValueError) as error:  # loops of links, or characters that no path has
+        except (OSError, RuntimeError, ValueError) as error:  # loops of links, or characters that no path has
             raise BrokenExampleError(f"{name}: {error}") from error
         try:
             return read_image(path, name)
@@ -309,7 +309,7 @@ class _HuggingFace(Source):
     def __getitem__(self, index: int) -> Example:
         try:
             record = self.dataset[index]
-            image = record[self.config.image_key].convert("RGB")
-        except (*UNREADABLE, AttributeError) as error:
+            image = to_rgb(record[self.config.image_key])
+        except Exception as error:  # as in `read_image`
             raise BrokenExampleError(f"row {index}: {error}") from error
         return Example(image, _captions(record[self.config.text_key], f"row {index}"))

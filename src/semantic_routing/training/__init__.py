@@ -1,5 +1,5 @@
 """Training on `accelerate`: one step, one loop, checkpoints that resume bit for bit."""
 
-from .trainer import NonFiniteLossError, train
+from .trainer import DataWorkerError, NonFiniteLossError, TrainingError, train
 
-__all__ = ["NonFiniteLossError", "train"]
+__all__ = ["DataWorkerError", "NonFiniteLossError", "TrainingError", "train"]

@@ -35,12 +35,14 @@ class LocalJudge(Judge):
     def processor(self) -> Any:
         """Makes inputs of texts and images."""
         processors: Any = AutoProcessor
-        return processors.from_pretrained(self.name)
+        return processors.from_pretrained(self.name, trust_remote_code=False)
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded when it is first asked."""
-        model: Any = AutoModelForImageTextToText.from_pretrained(self.name, dtype=getattr(torch, self.dtype))
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            self.name, dtype=getattr(torch, self.dtype), trust_remote_code=False
+        )
         return model.to(self.device).eval()
 
     @property

@@ -60,7 +60,7 @@ def without_number(tensors: dict[str, Tensor]) -> None:
 WEIGHTS = {"transformer": TRANSFORMER, "vae": "vae/diffusion_pytorch_model.safetensors"}
 WEIGHTS["text_encoder"] = "text_encoder/model.safetensors"
 CASES: list[tuple[str, Damage, str]] = [
-    *((file, cut, "") for file in WEIGHTS.values()),
+    *((file, cut, ".") for file in WEIGHTS.values()),
     *((file, with_tensors(without_one), "lack|missing") for file in WEIGHTS.values()),
     *((file, with_tensors(without_number), "infinite or not numbers") for file in WEIGHTS.values()),
     ("model_index.json", lambda path: path.write_text("[]"), "model_index.json holds list, not an object"),

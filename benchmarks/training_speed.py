@@ -46,7 +46,7 @@ class Side:
 
     def __call__(self) -> None:
         """One step, batch included."""
-        self.losses.append(self.trainer._optimizer_step(self.batches)[0])
+        self.losses.append(self.trainer._optimizer_step(self.trainer._read(self.batches))[0])
 
 
 def measure(config: str, batch_size: int, seen: int, compiled: bool, rounds: int, folder: Path) -> Report:

@@ -213,11 +213,24 @@ def multiplied(first: str, template: str) -> str:
         ("a: &a [*a]", "an alias in line 1 holds itself"),
         ("[" * 100_000, "nested too deeply"),
         ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: \x0b", "not valid YAML"),
         ("a: " + ":".join(["59"] * 400) + ".5", "not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("#" * 1_000_001, "1000001 characters"),
     ],
-    ids=["twice", "twice-below", "aliases", "merges", "cycle", "deep", "digits", "sexagesimal", "python", "large"],
+    ids=[
+        "twice",
+        "twice-below",
+        "aliases",
+        "merges",
+        "cycle",
+        "deep",
+        "digits",
+        "control",
+        "sexagesimal",
+        "python",
+        "large",
+    ],
 )
 def test_yaml_that_no_config_means_is_refused_at_once(tmp_path: Path, text: str, sentence: str) -> None:
     path = write(tmp_path, "config.yaml", text)

@@ -24,7 +24,7 @@ from semantic_routing.training import train
 from semantic_routing.training import trainer as trainer_module
 from semantic_routing.training.config import Config
 from semantic_routing.training.precompute import precompute
-from semantic_routing.training.trainer import Trainer
+from semantic_routing.training.trainer import make_trainer
 
 CPU = torch.device("cpu")
 SHAPES = ((40, 20), (20, 40), (30, 30))
@@ -142,7 +142,7 @@ def test_validation_images_may_be_oblong(run: Run, tmp_path: Path) -> None:
 def test_what_shards_lack_counts_as_broken(run: Run, packed: Path) -> None:
     (packed / "z.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 of 12 examples are broken, more than data.max_broken 1.00%: z.tar: empty"):
-        Trainer(run())
+        make_trainer(run())
 
 
 def test_a_share_of_waiting_is_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

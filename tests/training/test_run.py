@@ -185,7 +185,7 @@ def test_a_run_is_a_folder(make_config: MakeConfig) -> None:
     )
     plain = make_config(training={"steps": 4, "output": config.training.output.with_name("plain")})
     checkpoint, run = train(config), config.training.output
-    names = {"checkpoint-00000004", "config.yaml", "metrics.jsonl", "samples", "versions.json"}
+    names = {"checkpoint-00000004", "config.yaml", "lock", "metrics.jsonl", "samples", "versions.json"}
     assert {path.name for path in run.iterdir()} == names
     assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json"}
     assert load_config(str(run / "config.yaml")) == config
@@ -223,4 +223,4 @@ def test_broken_images_are_counted_named_and_too_many_stop_the_run(
 
 def test_a_strategy_is_given_only_the_layers_that_it_reads(make_config: MakeConfig) -> None:
     checkpoint = train(make_config(model={"strategy": "penultimate"}, training={"steps": 1}))
-    assert read_state(checkpoint)["transformer"]["num_text_layers"] == 1
+    assert read_state(checkpoint).transformer["num_text_layers"] == 1

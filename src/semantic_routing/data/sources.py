@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..io.images import UNREADABLE, UnreadableImageError, encode_png, image_size, read_image
+from ..io.images import UnreadableImageError, encode_png, image_size, read_image, to_rgb
 from ..io.jsonl import work_key
 from ..io.messages import brief
 from ..io.registry import Registry
@@ -321,7 +321,7 @@ class FolderImages(Source):
             path = (self.root / name).resolve()
             if not path.is_relative_to(self.root):
                 raise BrokenExampleError(f"record {index}: {name} lies outside of the image folder")
-        except (OSError, ValueError) as error:  # loops of links, or characters that no path has
+        except (OSError, RuntimeError, ValueError) as error:  # loops of links, or characters that no path has
             raise BrokenExampleError(f"{name}: {error}") from error
         return path
 
@@ -387,7 +387,7 @@ class _HuggingFace(Source):
     def __getitem__(self, index: int) -> Example:
         try:
             record = self.dataset[index]
-            image = record[self.config.image_key].convert("RGB")
-        except (*UNREADABLE, AttributeError) as error:
+            image = to_rgb(record[self.config.image_key])
+        except Exception as error:  # as in `read_image`
             raise BrokenExampleError(f"row {index}: {error}") from error
         return Example(image, read_captions(record[self.config.text_key], f"row {index}"))

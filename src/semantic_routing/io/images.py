@@ -1,7 +1,6 @@
 """Opening images that may be damaged, and saving them whole."""
 
 import io
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -11,8 +10,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from .files import whole_file
 
-# What Pillow raises on damaged files, seen by damaging files of every common format.
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError, MemoryError)
+MAX_ASPECT = 32
+"""Of the sides of an image: scaled by its short side, a narrower one would fill the memory."""
 
 FRAME, REST = 80, 2000  # milliseconds of an animation's frames, and of its last one
 
@@ -32,13 +31,36 @@ def read_image(file: Path | IO[bytes], name: str | None = None) -> Image.Image:
         name: what messages call it; None is the file's name.
 
     Raises:
-        UnreadableImageError: it does not open, or not to its end.
+        UnreadableImageError: it does not open, or not to its end, or its pixels have no agreed meaning as RGB.
     """
     try:
+        # Opening a pipe would wait for its other end.
+        if isinstance(file, Path) and file.exists() and not file.is_file():
+            raise ValueError("it is a directory or a device, not a file")
         with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UNREADABLE as error:
-        raise UnreadableImageError(f"{name or Path(file.name).name}: {error}") from error
+            return to_rgb(image)
+    # Pillow's decoders raise about anything on damaged files.
+    except Exception as error:
+        raise UnreadableImageError(f"{name or Path(file.name).name}: {error or type(error).__name__}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image as RGB, turned the way its EXIF orientation says, on white where it is transparent.
+
+    Raises:
+        ValueError: it is too narrow, or its pixels have 32 bits, of which the range is not known.
+    """
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are narrower than 1 : {MAX_ASPECT}")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have 32 bits and no agreed range")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return upright.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return upright.convert("RGB")
 
 
 def image_size(file: Path | IO[bytes], name: str) -> tuple[int, int]:
@@ -52,7 +74,7 @@ def image_size(file: Path | IO[bytes], name: str) -> tuple[int, int]:
             # Asked for where there is none, a PNG would be decoded to its end.
             turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else image.size
-    except UNREADABLE as error:
+    except Exception as error:
         raise UnreadableImageError(f"{name}: {error}") from error
 
 

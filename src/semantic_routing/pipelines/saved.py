@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from safetensors import safe_open
 
 from ..adapters.saving import CONFIG as ADAPTER_CONFIG
@@ -11,8 +10,11 @@ from ..adapters.saving import WEIGHTS as ADAPTER_WEIGHTS
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
 from ..fusion.saved import current_name, find_fusion, fusion_sizes
-from ..io.files import JsonObject, read_json
+from ..io.files import JsonObject, read_json, read_json_object
+from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline
+from ..io.strict_yaml import parse_yaml
+from ..io.tensors import check_tensors
 
 PREFIX = "fusion."
 
@@ -48,7 +50,10 @@ class PipelineFiles(NamedTuple):
         path = self.folder / "config.yaml"
         if not path.is_file():
             return None
-        data: JsonObject = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        data = config.get("data") if isinstance(config, dict) else None
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} is not the config of a run: it has no section data.")
         return data
 
     @property
@@ -87,7 +92,7 @@ def find_pipeline(name: str) -> PipelineFiles:
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{folder} is not a pipeline's folder: it has no {path.relative_to(folder)}.")
-    return PipelineFiles(name, folder, *map(read_json, paths))
+    return PipelineFiles(name, folder, *map(read_json_object, paths))
 
 
 def _adapter_files(name: str, folder: Path) -> PipelineFiles:
@@ -110,13 +115,19 @@ def load_fusion(files: PipelineFiles) -> TextFusion:
     """Builds the fusion alone and reads its own tensors, and no others, from the checkpoint.
 
     Raises:
-        ValueError: the transformer has no fusion, the fusion is not registered, or the checkpoint lacks its weights.
+        ValueError: the transformer has no fusion, the fusion is not registered, or the checkpoint lacks its weights or
+            is damaged.
     """
-    config = files.transformer
     if files.strategy is None:
         raise ValueError(f"The transformer in {files.folder} has no fusion.")
-    kind = find_fusion(files.strategy, config.get("fusion_source"))
-    fusion = make_fusion(files.strategy, kind, fusion_sizes(config), config.get("fusion_options") or {})
+    with one_sentence(files.folder / "transformer"):
+        return _load_fusion(files.strategy, files)
+
+
+def _load_fusion(strategy: str, files: PipelineFiles) -> TextFusion:
+    config = files.transformer
+    kind = find_fusion(strategy, config.get("fusion_source"))
+    fusion = make_fusion(strategy, kind, fusion_sizes(config), config.get("fusion_options") or {})
     tensors = {}
     for path in files.weight_files:
         with safe_open(path, framework="pt") as file:
@@ -124,15 +135,19 @@ def load_fusion(files: PipelineFiles) -> TextFusion:
                 name = current_name(key)
                 if name.startswith(PREFIX):
                     tensors[name.removeprefix(PREFIX)] = file.get_tensor(key).float()
-    missing = sorted(fusion.state_dict().keys() - tensors.keys())
-    if missing:
-        raise ValueError(f"The weights in {files.folder / 'transformer'} lack {PREFIX}{missing[0]}.")
+    place = f"The fusion in {files.folder / 'transformer'}"
+    check_tensors(tensors, {name: value.shape for name, value in fusion.state_dict().items()}, place)
     fusion.load_state_dict(tensors)
     return fusion.eval()
 
 
 def layer_numbers(files: PipelineFiles) -> list[int]:
     """The language-model layers that the fusion reads, as `semantic_routing.text.resolve_layers` numbers them."""
+    with one_sentence(f"The pipeline {files.folder}"):
+        return _layer_numbers(files)
+
+
+def _layer_numbers(files: PipelineFiles) -> list[int]:
     layers = files.model_index.get("text_layers", "all")
     count = int(files.transformer["num_text_layers"])
     if layers == "all":

@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..io.messages import one_sentence
+from ..io.tensors import check_finite
 from .depth import can_shorten, shorten
 from .places import resolve_model, silent
 
@@ -52,7 +54,7 @@ def load_language_model(
             whole = auto_class.from_config(text_config)  # type: ignore[no-untyped-call]
         if can_shorten(whole):
             text_config = shorten(text_config, num_layers)
-    with silent():
+    with silent(), one_sentence(f"Text encoder {name!r}"):
         model, report = auto_class.from_pretrained(
             resolve_model(name),
             config=text_config,
@@ -73,7 +75,8 @@ def load_language_model(
 def _load_config(name: str) -> PreTrainedConfig:
     place = resolve_model(name)
     try:
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        with one_sentence(f"Text encoder {name!r}"):
+            return AutoConfig.from_pretrained(place, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
             f"There is no text encoder {name!r}: it is neither a folder with a config.json nor a model of the hub "
@@ -95,11 +98,10 @@ def _check(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
         raise ValueError(f"Checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}: {missing[0]} …")
     for key, seen, wanted in sorted(report["mismatched_keys"]):
         raise ValueError(f"Checkpoint {name!r} has {key} of shape {list(seen)}; the model wants {list(wanted)}.")
-    for key, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"Checkpoint {name!r} holds values in {key} that are infinite or not numbers.")
+    check_finite(model.named_parameters(), f"Checkpoint {name!r}")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer that goes with `load_language_model(name)`."""
-    return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+    with one_sentence(f"The tokenizer of {name!r}"):
+        return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)

@@ -2,6 +2,6 @@
 
 from .host import adapt
 from .host_config import AdaptConfig, adapt_config
-from .trainer import NonFiniteLossError, train
+from .trainer import DataWorkerError, NonFiniteLossError, TrainingError, train
 
-__all__ = ["AdaptConfig", "NonFiniteLossError", "adapt", "adapt_config", "train"]
+__all__ = ["AdaptConfig", "DataWorkerError", "NonFiniteLossError", "TrainingError", "adapt", "adapt_config", "train"]

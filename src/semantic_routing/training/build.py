@@ -17,11 +17,13 @@ from ..data.buckets import Size, choose_sizes, fill_buckets
 from ..data.latents import read_manifest
 from ..fusion import check_fusion
 from ..io.files import JsonObject
+from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline
 from ..models import MODELS, DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
+from ..pipelines.loading import check_component
 from ..text import TextEncoder
 from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
@@ -122,8 +124,9 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
         return 3, 1
     if config.latent_channels is not None and config.downsampling is not None:
         return config.latent_channels, config.downsampling
-    vae = AutoencoderKL.load_config(config.model, **_subfolder(config))
-    return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
+    with one_sentence(f"The VAE {config.model}"):
+        vae = AutoencoderKL.load_config(config.model, **_subfolder(config))
+        return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
 
 
 def transformer_arguments(config: Config, sizes: Sizes) -> dict[str, Any]:
@@ -161,7 +164,12 @@ def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel, what: 
     Raises:
         ValueError: the saved transformer is another one.
     """
-    saved = type(transformer).from_pretrained(resolve_pipeline(pipeline), subfolder="transformer", dtype=torch.float32)
+    folder = resolve_pipeline(pipeline)
+    with one_sentence(f"The transformer of {pipeline}"):
+        saved = type(transformer).from_pretrained(
+            folder, subfolder="transformer", dtype=torch.float32, use_safetensors=True
+        )
+    check_component(saved, Path(folder, "transformer"))
     free = {"sample_size", *(FUSION_KEYS if what == "backbone" else ())}
     for key, value in transformer.config.items():
         if key not in free and not key.startswith("_") and saved.config.get(key) != value:
@@ -208,7 +216,11 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
     if config.vae is None:
         return LatentCodec()
     dtype = getattr(torch, config.vae.dtype)
-    vae = AutoencoderKL.from_pretrained(config.vae.model, dtype=dtype, **_subfolder(config.vae))
+    with one_sentence(f"The VAE {config.vae.model}"):
+        vae = AutoencoderKL.from_pretrained(
+            config.vae.model, dtype=dtype, use_safetensors=True, **_subfolder(config.vae)
+        )
+    check_component(vae, Path(config.vae.model, config.vae.subfolder or ""))
     codec = LatentCodec(vae.to(device).eval().requires_grad_(False))
     seen = (codec.channels, codec.downsampling)
     wanted = (config.vae.latent_channels or seen[0], config.vae.downsampling or seen[1])
@@ -271,7 +283,7 @@ def describe_vae(config: Config) -> dict[str, Any]:
     shift.
     """
     vae = config.vae_ahead()
-    with init_empty_weights():
+    with init_empty_weights(), one_sentence(f"The VAE {vae.model}"):
         options = AutoencoderKL.from_config(AutoencoderKL.load_config(vae.model, **_subfolder(vae))).config
     with _weights_file(vae).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file
 
 from ..io.files import whole_folder, write_text
+from ..io.tensors import check_tensors, read_tensors
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import architecture, check_architecture, find_checkpoint
 from .config import load_config
@@ -45,7 +45,10 @@ def export_pipeline(
     sizes = resolve_sizes(config)
     transformer = build_transformer(config, sizes)
     check_architecture(checkpoint, architecture(transformer))
-    transformer.load_state_dict(load_file(checkpoint / WEIGHT_FILES[weights]))
+    path = checkpoint / WEIGHT_FILES[weights]
+    tensors = read_tensors(path)
+    check_tensors(tensors, {name: value.shape for name, value in transformer.state_dict().items()}, path)
+    transformer.load_state_dict(tensors)
     for name, module in transformer.eval().named_children():
         if name not in transformer._keep_in_fp32_modules:
             module.to(getattr(torch, dtype))

@@ -50,7 +50,7 @@ class Mask2FormerDetector:
     """
 
     def __init__(self, name: str = DEFAULT_DETECTOR, device: str = "cpu") -> None:
-        labels = AutoConfig.from_pretrained(name).id2label
+        labels = AutoConfig.from_pretrained(name, trust_remote_code=False).id2label
         # Names are spelt in several ways; the order is the same everywhere.
         if len(labels) != len(CLASSES) or (labels[0], labels[79]) != (CLASSES[0], CLASSES[79]):
             raise ValueError(

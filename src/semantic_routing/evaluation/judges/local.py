@@ -39,13 +39,14 @@ class LocalJudge(Judge):
     def processor(self) -> Any:
         """Makes inputs of texts and images."""
         processors: Any = AutoProcessor
-        return processors.from_pretrained(self.name, **self._pinned)
+        return processors.from_pretrained(self.name, trust_remote_code=False, **self._pinned)
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded when it is first asked."""
         models: Any = AutoModelForImageTextToText
-        model = models.from_pretrained(self.name, dtype=getattr(torch, self.dtype), **self._pinned)
+        dtype = getattr(torch, self.dtype)
+        model = models.from_pretrained(self.name, dtype=dtype, trust_remote_code=False, **self._pinned)
         return model.to(self.device).eval()
 
     @property

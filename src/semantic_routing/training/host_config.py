@@ -11,7 +11,7 @@ from ..flow_config import FlowConfig
 from ..fusion import FUSIONS
 from ..io.config_files import override
 from ..io.files import JsonObject
-from ..io.section import Dtype, Section, check_section
+from ..io.section import Dtype, Registered, Section, check_section
 from .config import RunConfig
 
 

@@ -93,12 +93,16 @@ def draw_weights(pipeline: str, out: Path) -> list[Path]:
     return [path, weights.write_csv(out / "weights.csv", "weight")]
 
 
+def octaves(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log₂(α · L), where 0 is the uniform weight; NaN for negative weights. The last axis is that of layers."""
+    ratio = weights * weights.shape[-1]
+    # A weight of 0 lies below every scale of ratios, and so at this one's lower end.
+    return np.where(ratio < 0, np.nan, np.log2(np.maximum(ratio, 2.0 ** -(OCTAVES + 1))))
+
+
 def weight_map(axes: Axes, weights: NDArray[np.float64]) -> ScalarMappable:
     """Cells in the colors of `SCALE`; negative weights are gray."""
-    ratio = weights * weights.shape[1]
-    # A weight of 0 lies below every scale of ratios, and so at this one's lower end.
-    octaves = np.where(ratio < 0, np.nan, np.log2(np.maximum(ratio, 2.0 ** -(OCTAVES + 1))))
-    return heat_map(axes, octaves, -float(OCTAVES), float(OCTAVES), DIVERGING)
+    return heat_map(axes, octaves(weights), -float(OCTAVES), float(OCTAVES), DIVERGING)
 
 
 def weight_bar(
@@ -106,8 +110,8 @@ def weight_bar(
 ) -> None:
     """The color bar of `weight_map`, in weights."""
     bar = canvas.colorbar(cells, ax=axes, label="fusion weight", extend="both", shrink=shrink, location=location)
-    octaves = (-OCTAVES, 0, OCTAVES)
-    bar.set_ticks(list(octaves), labels=[f"{2.0**octave / layers:.2g}" for octave in octaves])
+    ticks = (-OCTAVES, 0, OCTAVES)
+    bar.set_ticks(list(ticks), labels=[f"{2.0**tick / layers:.2g}" for tick in ticks])
 
 
 def coarse_times(weights: NamedArray) -> list[Coordinate]:

@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from .. import __version__
+from ..io.messages import sentence_of
 from ..io.user_code import import_user_code
 from . import (
     ablate,
@@ -32,6 +33,7 @@ from . import (
     quickstart,
     tiny_models,
     train,
+    ui,
     weights,
 )
 
@@ -74,6 +76,7 @@ for module in (
     generate,
     pack,
     weights,
+    ui,
     analyze,
     prune,
     compare,
@@ -105,6 +108,5 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SROUTE_TRACEBACK"):
             raise
-        sentence = next(iter(str(error).splitlines()), type(error).__name__)
-        console.print(Text.assemble(("Error:", "red"), f" {sentence}"), soft_wrap=True)
+        console.print(Text.assemble(("Error:", "red"), f" {sentence_of(error)}"), soft_wrap=True)
         sys.exit(2)

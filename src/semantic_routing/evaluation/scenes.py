@@ -15,7 +15,7 @@ from PIL import Image
 from typer import Option
 
 from ..io.files import JsonObject, sha256
-from ..scenes import HARD_SKILLS, SKILLS, Claim, Wording, detect, held_out_prompts, sample_scene, worded
+from ..scenes import HARD_SKILLS, SKILLS, Claim, SceneSample, Wording, detect, held_out_prompts, sample_scene, worded
 from .benchmark import BENCHMARKS, OK, DetectorBenchmark, Json, Judged, Scores, value_key
 from .image_files import NumberedFolders
 from .result import OVERALL, Measure
@@ -60,23 +60,32 @@ class ScenePrompt:
 
 
 @cache
-def scene_prompts(seed: int = _SEED) -> tuple[ScenePrompt, ...]:
-    """The whole list, by skill, trained combinations before held-out ones; hard skills come last."""
-    prompts: list[ScenePrompt] = []
+def scene_samples(seed: int = _SEED) -> tuple[tuple[str, SceneSample], ...]:
+    """The whole list with its scenes, each beside its half, by skill, trained combinations before held-out ones.
+
+    Hard skills come last.
+    """
+    samples: list[tuple[str, SceneSample]] = []
     for skill in (*SKILLS, *HARD_SKILLS):
-        trained: dict[str, tuple[Claim, ...]] = {}
+        trained: dict[str, SceneSample] = {}
         for index in range(100 * PROMPTS_PER_HALF):
             sample = sample_scene(seed, index, "unseen", [skill])
-            trained.setdefault(sample.caption, sample.claims)
+            trained.setdefault(sample.caption, sample)
             if len(trained) == PROMPTS_PER_HALF:
                 break
-        held_out = {sample.caption: sample.claims for sample in held_out_prompts(skill, PROMPTS_PER_HALF, seed)}
-        for split, chosen in (("trained", trained), ("held-out", held_out)):
-            prompts += [
-                ScenePrompt(len(prompts) + number, skill, split, caption, claims)
-                for number, (caption, claims) in enumerate(chosen.items())
-            ]
-    return tuple(prompts)
+        held_out = held_out_prompts(skill, PROMPTS_PER_HALF, seed)
+        samples += [("trained", sample) for sample in trained.values()]
+        samples += [("held-out", sample) for sample in held_out]
+    return tuple(samples)
+
+
+@cache
+def scene_prompts(seed: int = _SEED) -> tuple[ScenePrompt, ...]:
+    """The whole list, in the order of `scene_samples`."""
+    return tuple(
+        ScenePrompt(index, sample.skill, split, sample.caption, sample.claims)
+        for index, (split, sample) in enumerate(scene_samples(seed))
+    )
 
 
 def choose_prompts(

@@ -1,4 +1,4 @@
-"""Values and other libraries' errors in error messages, whatever their size."""
+"""Values and other libraries' errors in error messages, whatever their size, and what a user is told of a mistake."""
 
 import json
 import reprlib
@@ -38,3 +38,6 @@ def one_sentence(name: object) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[: 2 * LONGEST]
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
+def sentence_of(error: Exception) -> str:
+    """What a user reads of an error: its first line, or its name where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,94 @@
+"""What a picture is made with, and the limits of what one user may ask for."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..fusion import LayerGains, read_gains
+from ..io.files import JsonObject
+from ..io.messages import brief
+from ..io.resources import DEMO
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
+
+MOST_CHARACTERS = 1000
+MOST_IMAGES = 16
+MOST_STEPS = 200
+MOST_PIXELS = 1024
+MOST_GUIDANCE = 20.0
+MOST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that pictures of one prompt depend on.
+
+    Args:
+        prompt: up to `MOST_CHARACTERS` long.
+        pipeline: folder, hub name or `demo`.
+        negative_prompt: what guidance moves away from.
+        seed: of the first picture; picture i starts from the noise of `seed + i`.
+        images: pictures.
+        steps: of the scheduler.
+        guidance: scale of classifier-free guidance.
+        size: pixels a side.
+        layer_gains: factors of language-model layers as on the command line, such as `3=0,5=2`.
+
+    Raises:
+        ValueError: there is no prompt, or a value is beyond its limits.
+    """
+
+    prompt: str
+    pipeline: str = DEMO
+    negative_prompt: str = ""
+    seed: int = 0
+    images: int = 4
+    steps: int = 50
+    guidance: float = 2.0
+    size: int = 32
+    layer_gains: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ValueError("There is no prompt: type what the picture should show.")
+        for name, text in (("prompt", self.prompt), ("negative prompt", self.negative_prompt)):
+            if len(text) > MOST_CHARACTERS:
+                raise ValueError(f"The {name} has {len(text)} characters, but at most {MOST_CHARACTERS} are allowed.")
+        for name, number, least, most in (
+            ("Seed", self.seed, 0, MOST_SEED),
+            ("Images", self.images, 1, MOST_IMAGES),
+            ("Steps", self.steps, 1, MOST_STEPS),
+            ("Size", self.size, 1, MOST_PIXELS),
+        ):
+            if not isinstance(number, int) or not least <= number <= most:
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, not {brief(number)}.")
+        if not isinstance(self.guidance, int | float) or not 0 <= self.guidance <= MOST_GUIDANCE:
+            raise ValueError(f"Guidance must be from 0 to {MOST_GUIDANCE:g}, not {brief(self.guidance)}.")
+        self.gains  # noqa: B018 (raises for gains that cannot be read)
+
+    @property
+    def gains(self) -> LayerGains | None:
+        """The factors of layers; None where all are 1."""
+        return read_gains(self.layer_gains) if self.layer_gains.strip() else None
+
+    def record(self, image: int) -> JsonObject:
+        """What picture number `image` was made with, to be written into its file."""
+        return {**asdict(self), "seed": self.seed + image, "images": 1}
+
+
+class Defaults(NamedTuple):
+    """A pipeline's own steps, guidance and pixels a side."""
+
+    steps: int
+    guidance: float
+    size: int
+
+    @classmethod
+    def of(cls, pipeline: "SemanticRoutingPipeline") -> "Defaults":
+        """Within the limits of the page."""
+        config = pipeline.config
+        return cls(
+            min(int(config.default_num_inference_steps), MOST_STEPS),
+            min(float(config.default_guidance_scale), MOST_GUIDANCE),
+            int(pipeline.transformer.config.sample_size) * pipeline.codec.downsampling,
+        )

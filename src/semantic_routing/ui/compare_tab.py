@@ -1,7 +1,7 @@
 """The tab Compare: pipelines, or settings of one, on the same prompt and noise."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -161,7 +161,7 @@ def add(models: Models, defaults: Defaults) -> None:
     @sentences
     def run(
         prompt: str, seed: int, images: int, steps: int, information: bool,
-        *values: str | float, progress: gr.Progress = PROGRESS,
+        *values: Any, progress: gr.Progress = PROGRESS,
     ) -> str:  # fmt: skip
         given = [Side(*values[start : start + 3]) for start in range(0, len(values), 3)]
         asked = [side for side in given if side.pipeline != NONE]

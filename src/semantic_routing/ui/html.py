@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
 from ..io.files import JsonObject
-from ..reporting.arrays import Coordinates
+from ..reporting.arrays import Coordinate, Coordinates
 from ..reporting.table import Table
 
 SOFTWARE = f"semantic-routing {__version__}"
@@ -86,7 +86,7 @@ class HeatMap(NamedTuple):
     note: str = ""
 
     @property
-    def lines(self) -> list[tuple[object, list[tuple[str, str, str]]]]:
+    def lines(self) -> list[tuple[Coordinate, list[tuple[str, str, str]]]]:
         """Each row's name and cells: text, background and text color."""
         shades = matplotlib.colormaps[self.colors] if isinstance(self.colors, str) else self.colors
         norm = Normalize(self.low, self.high, clip=True)
@@ -122,17 +122,17 @@ def png(image: Image.Image, record: JsonObject | None = None) -> bytes:
 
 def rows_of_pictures(rows: Sequence[Row]) -> str:
     """Rows of pictures, one below the other."""
-    return str(_TEMPLATES.rows(rows))
+    return _part("rows", rows)
 
 
 def table(content: Table) -> str:
     """A table with its caption."""
-    return str(_TEMPLATES.table(content))
+    return _part("table", content)
 
 
 def heat_map(content: HeatMap) -> str:
     """A table with colored cells."""
-    return str(_TEMPLATES.heat_map(content))
+    return _part("heat_map", content)
 
 
 def escaped(text: str) -> str:
@@ -142,4 +142,9 @@ def escaped(text: str) -> str:
 
 def paragraph(text: str) -> str:
     """A sentence, with its characters escaped."""
-    return str(_TEMPLATES.paragraph(text))
+    return _part("paragraph", text)
+
+
+def _part(name: str, content: object) -> str:
+    """What the macro called `name` of `parts.html` makes of its argument."""
+    return str(getattr(_TEMPLATES, name)(content))

@@ -9,7 +9,7 @@ import numpy as np
 from ..analysis import AnalysisOptions, Prompt, SavedModel
 from ..analysis.prompt import MOST_TOKENS
 from ..analysis.weights import DIVERGING, OCTAVES, octaves
-from ..reporting.arrays import NamedArray
+from ..reporting.arrays import Coordinates, NamedArray
 from ..reporting.figures import SEQUENTIAL
 from .compare_tab import difference
 from .forms import (
@@ -102,7 +102,7 @@ def attention_map(attention: NamedArray, flow_time: float) -> str:
     return heat_map(HeatMap(title, values, attention.axes["block"], columns, "block", SEQUENTIAL, 0.0, high, note=note))
 
 
-def _weights(title: str, values: np.ndarray, rows: Sequence[object], layers: Sequence[object], corner: str) -> str:
+def _weights(title: str, values: np.ndarray, rows: Coordinates, layers: Coordinates, corner: str) -> str:
     note = UNIFORM.format(layers=len(layers))
     scale = octaves(values)
     return heat_map(HeatMap(title, values, rows, layers, corner, DIVERGING, -OCTAVES, OCTAVES, scale, note))
@@ -116,7 +116,7 @@ def words(tokens: Sequence[object]) -> list[str]:
 def nearest(array: NamedArray, flow_time: float) -> float:
     """The flow time of the array that is closest."""
     times = array.numbers("flow_time")
-    return array.axes["flow_time"][int(np.abs(times - flow_time).argmin())]
+    return float(times[np.abs(times - flow_time).argmin()])
 
 
 def gains_text(layers: Sequence[int], gains: Sequence[float]) -> str:

@@ -104,7 +104,7 @@ class Models:
                 height=settings.size,
                 width=settings.size,
                 num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance,
+                guidance_scale=float(settings.guidance),
                 num_images_per_prompt=settings.images,
                 layer_gains=settings.gains,
                 generator=[torch.Generator().manual_seed(settings.seed + i) for i in range(settings.images)],

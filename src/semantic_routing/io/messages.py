@@ -38,6 +38,8 @@ def one_sentence(name: object) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[: 2 * LONGEST]
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
+
+
 def sentence_of(error: Exception) -> str:
     """What a user reads of an error: its first line, or its name where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

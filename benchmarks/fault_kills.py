@@ -177,7 +177,10 @@ def training_job(config: Config, processes: int = 1) -> Job:
 
     def lines(folder: Path) -> list[dict[str, object]]:
         found = read_lines(folder / "metrics.jsonl")
-        return [{key: value for key, value in line.items() if key != "images_per_second"} for line in found]
+        return [
+            {key: value for key, value in line.items() if key not in ("images_per_second", "data_wait")}
+            for line in found
+        ]
 
     def contents(folder: Path) -> Contents:
         return digests(find_checkpoint(folder, "latest")) | {"metrics": str(lines(folder))}

@@ -51,7 +51,9 @@ def ask(client: Client, prompt: str, seed: int, images: int, steps: int) -> list
 def right(case: tuple[str, int], answer: Any, alone: Image.Image) -> bool:
     """Whether an answer is the picture of this case and no other."""
     texts = answer.text
-    return (texts["prompt"], texts["seed"]) == (case[0], str(case[1])) and np.array_equal(answer, alone)
+    return (texts["prompt"], texts["seed"]) == (case[0], str(case[1])) and np.array_equal(
+        np.asarray(answer), np.asarray(alone)
+    )
 
 
 def main(

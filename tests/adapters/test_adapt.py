@@ -219,5 +219,5 @@ def test_what_cannot_be_trained(make_config: Adapted, name: str, changes: list[s
 def test_another_architecture_is_not_resumed(make_config: Adapted) -> None:
     few = ("training.steps=1", "training.checkpoint_every=1")
     adapt(make_config("StableDiffusionPipeline", "run", *few))
-    with pytest.raises(ValueError, match="trained with fusion='depth-wise'; the config says 'static'"):
+    with pytest.raises(ValueError, match=r"trained with host\.fusion='depth-wise'; the config says 'static'"):
         adapt(make_config("StableDiffusionPipeline", "run", *few, "host.fusion=static"), "latest")

@@ -5,6 +5,9 @@ from typing import Any
 
 from .contract import FUSIONS, FusionSizes, TextFusion
 
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "routing.safetensors", "routing_config.json"
+"""Files of a fusion that was made for a host, see `adapters.save_routing`."""
+
 
 def fusion_sizes(config: Mapping[str, Any]) -> FusionSizes:
     """What the fusion of a transformer with this configuration is built for."""

@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 from safetensors import safe_open
 
-from ..adapters.saving import CONFIG as ADAPTER_CONFIG
-from ..adapters.saving import WEIGHTS as ADAPTER_WEIGHTS
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
-from ..fusion.saved import current_name, find_fusion, fusion_sizes
+from ..fusion.saved import ADAPTER_CONFIG, ADAPTER_WEIGHTS, current_name, find_fusion, fusion_sizes
 from ..io.files import JsonObject, read_json, read_json_object
 from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline

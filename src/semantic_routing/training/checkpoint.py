@@ -257,7 +257,8 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     state = read_state(checkpoint)
     if state.files is None:
         logger.warning("%s was written by version 0.1, without digests: its files were not checked.", checkpoint)
-    shapes = {_bare(name): value.shape for name, value in model.state_dict().items()}
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    shapes = {_bare(name): value.shape for name, value in model.state_dict().items() if name not in frozen}
     weights: dict[str, Any] = _read(checkpoint / "model.safetensors", shapes)
     averages = _read(checkpoint / "ema.safetensors", shapes)
     _load_moments(checkpoint / "optimizer.safetensors", model, optimizer)

@@ -21,7 +21,7 @@ from semantic_routing.io.images import UnreadableImageError, read_image
 from semantic_routing.pipelines.loading import load_pipeline
 from semantic_routing.pipelines.saved import find_pipeline, layer_numbers, load_fusion
 from semantic_routing.training.build import build_transformer, resolve_sizes
-from semantic_routing.training.checkpoint import check_architecture, find_checkpoint, read_state
+from semantic_routing.training.checkpoint import architecture, check_architecture, find_checkpoint, read_state
 from semantic_routing.training.config import load_config
 from semantic_routing.training.same_run import check_same_run
 
@@ -162,7 +162,7 @@ def checkpoint_case(samples: Samples, folder: Path, random: Generator) -> Case:
         config = load_config(str(samples.config))
         checkpoint = find_checkpoint(folder, place.name)
         check_same_run(read_state(checkpoint).run or {}, config, (), checkpoint)
-        check_architecture(checkpoint, build_transformer(config, resolve_sizes(config)))
+        check_architecture(checkpoint, architecture(build_transformer(config, resolve_sizes(config))))
 
     return Case(what, read, must_refuse=damaged and path.suffix == ".safetensors")
 

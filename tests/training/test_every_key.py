@@ -103,7 +103,7 @@ CHANGES: dict[str, Any] = {
     "training.trackers": (REFUSED, ["nonsense"]),
     "validation.every": 1,
     "validation.prompts": ["the blue star"],
-    "validation.num_inference_steps": 1,
+    "validation.num_inference_steps": 9,
     "validation.guidance_scale": 1.0,
     "validation.seed": 3,
     "validation.loss_every": 1,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from semantic_routing.training import DataWorkerError, train, trainer
+from semantic_routing.training import DataWorkerError, subject, train, trainer
 from semantic_routing.training.checkpoint import list_checkpoints
 from semantic_routing.training.config import Config
 
@@ -19,7 +19,7 @@ MakeConfig = Callable[..., Config]
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
     """Does something in the middle of a step."""
-    loss, calls = trainer.batch_loss, []
+    loss, calls = subject.batch_loss, []
 
     def interrupted(*args: Any) -> Tensor:
         calls.append(0)
@@ -27,7 +27,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None])
             act()
         return loss(*args)
 
-    monkeypatch.setattr(trainer, "batch_loss", interrupted)
+    monkeypatch.setattr(subject, "batch_loss", interrupted)
 
 
 def send(*numbers: int) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from ..fusion import Moment, TextFusion
 from ..reporting.arrays import Arrays, NamedArray
 from ..reporting.figures import DASHES, OKABE_ITO, Figure, label_cells, panels
 from ..reporting.table import Table
-from ..scenes.words import FUNCTION_WORD, WORD_KINDS, kind_of_word
-from ..text import TextEncoder, TextFeatures
 from .base import ANALYSES, Analysis
 from .layer_weights import FINE_TIMES, mean_over_readers
 from .model import SavedModel
 from .statistics import center, layer_positions, normalized
 from .weights import SCALE, weight_bar, weight_map
+
+if TYPE_CHECKING:
+    from ..text import TextEncoder, TextFeatures
 
 MOST_WORDS = 40
 
@@ -41,6 +43,8 @@ class Words(Analysis):
 
         All are means over blocks, times and the tokens of a word; kinds are means over words.
         """
+        from ..scenes.words import FUNCTION_WORD, WORD_KINDS, kind_of_word
+
         pipeline, prompts = model.pipeline, model.prompts
         features = pipeline.prompt_encoder(prompts).to(pipeline.transformer.device, pipeline.transformer.dtype)
         weights = token_weights(pipeline.transformer.fusion, features)
@@ -122,7 +126,7 @@ def _draw_curves(weights: NamedArray) -> Figure:
 
 
 @torch.no_grad()
-def token_weights(fusion: TextFusion, features: TextFeatures) -> Float[np.ndarray, "prompts text_tokens layers"]:
+def token_weights(fusion: TextFusion, features: "TextFeatures") -> Float[np.ndarray, "prompts text_tokens layers"]:
     """Weights of each token, a mean over blocks, their readers and, where they vary with it, time."""
     prepared = fusion.prepare(*features)
     means = []
@@ -135,7 +139,7 @@ def token_weights(fusion: TextFusion, features: TextFeatures) -> Float[np.ndarra
     return torch.stack(means).mean(0).double().cpu().numpy()
 
 
-def words_of(encoder: TextEncoder, prompt: str) -> list[tuple[str, list[int]]]:
+def words_of(encoder: "TextEncoder", prompt: str) -> list[tuple[str, list[int]]]:
     """The words of a prompt, each with the places of its tokens; words that were cut off are left out."""
     mark = "\0"  # in place of a prompt, to find where it starts
     text, marked = encoder.texts([prompt, mark])

@@ -16,7 +16,6 @@ from torch import Tensor
 from ..fusion import Moment, Prepared
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
 from ..reporting.figures import Figure, heat_map, label_cells, panels
-from ..text import TextEncoder
 from .base import ANALYSES, Analysis
 from .layer_weights import mean_over_readers, watching
 from .model import SavedModel
@@ -26,6 +25,7 @@ from .weights import SCALE, weight_bar, weight_map
 if TYPE_CHECKING:
     from ..models.attention import CrossAttention, KeyValue
     from ..models.tokens import TextTokens
+    from ..text import TextEncoder
 
 MOST_TOKENS = 40
 
@@ -151,13 +151,13 @@ def _label_tokens(axes: Axes, tokens: Coordinates) -> None:
     axes.set_xlabel("token")
 
 
-def token_texts(encoder: TextEncoder, prompt: str) -> list[str]:
+def token_texts(encoder: "TextEncoder", prompt: str) -> list[str]:
     """The tokens of a prompt as its tokenizer writes them, numbered so that equal ones stay apart."""
     ids = encoder.tokenize([prompt])[0][0].tolist()
     return [f"{number}: {text}" for number, text in enumerate(encoder.tokenizer.convert_ids_to_tokens(ids))]
 
 
-def word_positions(encoder: TextEncoder, prompt: str) -> list[int]:
+def word_positions(encoder: "TextEncoder", prompt: str) -> list[int]:
     """Positions of the tokens that the tokenizer does not call special, such as [CLS]."""
     ids = encoder.tokenize([prompt])[0][0].tolist()
     return [number for number, token in enumerate(ids) if token not in encoder.tokenizer.all_special_ids]

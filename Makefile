@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: quickstart decoder ablation-smoke bench test lint types unit format clean
+.PHONY: quickstart decoder ablation-smoke bench test lint types unit docs format clean
 
 quickstart: $(STAMP)
 	$(BIN)/sroute quickstart
@@ -30,6 +30,11 @@ ablation-smoke: $(STAMP)
 	rm -rf runs/ablation-smoke
 	$(BIN)/sroute ablate ablation/smoke --seeds 0,1 --out runs/ablation-smoke --prompts-per-half 2 --steps 8
 
+# The documentation as a site, in build/site.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
@@ -44,5 +49,5 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev,ui]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
 	touch $(STAMP)

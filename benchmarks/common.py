@@ -45,24 +45,38 @@ def choose_device(name: str | None) -> torch.device:
     return usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each side in each round. Every other round goes backwards, so that no side always comes first."""
+def alternate(
+    sides: Mapping[str, Callable[..., object]],
+    rounds: int,
+    device: torch.device,
+    measure: Callable[[Callable[..., object], torch.device], float] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each side in each round. Every other round goes backwards, so that no side always comes first.
+
+    Args:
+        sides: what to run, by name.
+        rounds: that are counted, after one that is not.
+        device: to wait for.
+        measure: tells the seconds of a side; None is `timed` with the clock.
+        clock: `time.process_time` counts what one process computes, which a busy machine changes less.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            taken = timed(sides[name], device)
+            taken = measure(sides[name], device) if measure else timed(sides[name], device, clock)
             if number:
                 seconds[name].append(taken)
     return seconds
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
+def timed(work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds until the device has done it."""
     synchronise(device)
-    started = time.perf_counter()
+    started = clock()
     work()
     synchronise(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def synchronise(device: torch.device) -> None:

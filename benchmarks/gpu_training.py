@@ -3,13 +3,20 @@
 Forward and backward of the loss's own DiT on hidden states that are there already, float32 weights under bfloat16
 autocast. Its FLOPs are counted on the model, backward twice forward, recomputation not counted as work; the peak is
 that of a large matrix product, measured in turns with the steps. Without a GPU the row is left out.
+
+`--way fsdp2` shards the model as training on several GPUs does, over one process: what sharding costs by itself. `--way
+fp8` makes the products of the blocks in fp8 with torchao; the share is still of the bfloat16 peak.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
+import torch.distributed as dist
 import typer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
+from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.flops import count_forward
 
 from . import common
@@ -18,10 +25,32 @@ from .report import Report, Row
 
 SIDE = 8192
 
+Way = Literal["plain", "fsdp2", "fp8"]
+
+
+def change(model: SemanticRoutingTransformer2DModel, way: Way, device: torch.device) -> None:
+    """Shards the model, or makes its blocks' products in fp8.
+
+    Raises:
+        ValueError: torchao is not installed.
+    """
+    if way == "fsdp2":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        for part in (*model.blocks, model):
+            fully_shard(part, mesh=init_device_mesh(device.type, (1,)))
+    elif way == "fp8":
+        try:
+            from torchao.float8 import convert_to_float8_training
+        except ImportError as error:
+            raise ValueError("--way fp8 needs the package torchao, which is not installed.") from error
+        convert_to_float8_training(model.blocks)
+
 
 def measure(
     sizes: Sizes,
     strategy: str,
+    way: Way,
     batch_size: int,
     tokens: int,
     checkpointing: bool,
@@ -37,6 +66,7 @@ def measure(
     flops = 3 * common.total(count_forward(model, batch_size, sizes.latent_size, tokens))
     if compiled:
         model.compile_repeated_blocks()
+    change(model, way, device)
     lengths = torch.tensor(spread_lengths(tokens, batch_size), device=device)
     mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
     shape = (batch_size, sizes.text_layers, mask.shape[1], sizes.text_channels)
@@ -61,7 +91,7 @@ def measure(
         [work["step"] / taken for taken in seconds["step"]],
         [work["10 products"] / taken for taken in seconds["10 products"]],
     )
-    row = Row(f"DiT in training, `{strategy}`: share of the measured bfloat16 matrix peak", "≥ 0.5", shares, 1.0)
+    row = Row(f"DiT in training, `{strategy}`, {way}: share of the measured bfloat16 matrix peak", "≥ 0.5", shares, 1.0)
     notes = [f"{batch_size / common.median(seconds['step']):.1f} images/s; products of {side} × {side}."]
     options = f"batch {batch_size}, {tokens} tokens, checkpointing {checkpointing}, compiled {compiled}"
     return Report(f"{sizes}; {options}", [row], seconds, peak_memory, work, notes)
@@ -69,6 +99,7 @@ def measure(
 
 def main(
     strategy: Annotated[str, typer.Option(help="Fusion strategy.")] = "depth-wise",
+    way: Annotated[Way, typer.Option(help="As it is, sharded over one process, or with fp8 products.")] = "plain",
     width: common.Width = 2048,
     blocks: common.Blocks = 24,
     text_layers: common.TextLayers = 36,
@@ -87,7 +118,7 @@ def main(
         return
     target = common.choose_device(device)
     sizes = Sizes(width, blocks, text_layers).checked()
-    measure(sizes, strategy, batch_size, tokens, checkpointing, compiled, side, rounds, target).finish(out, target)
+    measure(sizes, strategy, way, batch_size, tokens, checkpointing, compiled, side, rounds, target).finish(out, target)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from semantic_routing.data import SOURCES
-from semantic_routing.fusion import PAPER_STRATEGIES
+from semantic_routing.data.sources import SourceConfig
+from semantic_routing.fusion import FUSIONS, PAPER_STRATEGIES
 from semantic_routing.io.config_files import PRESET_FOLDERS, find_config
 from semantic_routing.io.resources import resource
 from semantic_routing.models.timestep import TIMESTEP_CONDITIONINGS
 from semantic_routing.training.config import Config, load_config
+from semantic_routing.training.schema import config_schema
 
+MOONS = {"model": {"strategy": "word-gate"}, "data": {"source": {"source": "moons", "count": 3}}}
 PRESETS = sorted(
     path for folder in PRESET_FOLDERS for path in (resource("configs") / folder).glob("*.yaml") if path.stem != "base"
 )
@@ -115,7 +119,10 @@ def test_overrides_win_over_the_file(config_file: str) -> None:
         ("model.prediction=noise", "model.prediction: .*'velocity' or 'sample', not 'noise'"),
         ("text.layers=some", "text.layers: .*'all'.*, not 'some'"),
         ("text.layers=[1, x]", r"text.layers.1: .*integer.*, not 'x'"),
-        ("data.source.source=web", "data.source.source: expected one of scenes, json, huggingface, latents, not 'web'"),
+        (
+            "data.source.source=web",
+            "data.source.source: expected one of scenes, json, huggingface, latents, parquet, webdataset, not 'web'",
+        ),
         ("training.steps={a: 1}", "training.steps: .*integer, not {'a': 1}"),
         ("data.source.path=x", "data.source.path: unknown key"),
         ("data.source=scenes", "data.source: .*not 'scenes'"),
@@ -147,7 +154,7 @@ def test_a_mistake_is_named_by_its_path(config_file: str, override: str, sentenc
 
 
 def test_all_mistakes_are_named_at_once(config_file: str) -> None:
-    with pytest.raises(ValueError, match=r"model.num_blocks: .*; training.stepz: unknown key"):
+    with pytest.raises(ValueError, match=r"training.stepz: unknown key; model.num_blocks: "):
         load_config(config_file, ["model.num_blocks=0", "training.stepz=1"])
 
 
@@ -209,11 +216,24 @@ def multiplied(first: str, template: str) -> str:
         ("a: &a [*a]", "an alias in line 1 holds itself"),
         ("[" * 100_000, "nested too deeply"),
         ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: \x0b", "not valid YAML"),
         ("a: " + ":".join(["59"] * 400) + ".5", "not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("#" * 1_000_001, "1000001 characters"),
     ],
-    ids=["twice", "twice-below", "aliases", "merges", "cycle", "deep", "digits", "sexagesimal", "python", "large"],
+    ids=[
+        "twice",
+        "twice-below",
+        "aliases",
+        "merges",
+        "cycle",
+        "deep",
+        "digits",
+        "control",
+        "sexagesimal",
+        "python",
+        "large",
+    ],
 )
 def test_yaml_that_no_config_means_is_refused_at_once(tmp_path: Path, text: str, sentence: str) -> None:
     path = write(tmp_path, "config.yaml", text)
@@ -348,3 +368,42 @@ def test_a_config_cannot_be_changed_by_accident(config_file: str) -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 5
     assert isinstance(config, Config)
+
+
+def test_the_schema_accepts_presets_and_refuses_what_the_loader_refuses() -> None:
+    validator = jsonschema.Draft202012Validator(config_schema())
+    for path in resource("configs").glob("*/*.yaml"):
+        if path.parent.name != "accelerate":
+            assert [error.message for error in validator.iter_errors(yaml.safe_load(path.read_text()))] == [], path
+    for wrong in (
+        {"model": {"strategie": "joint"}},
+        {"model": {"strategy": "jiont"}},
+        {"data": {"source": {"source": "json", "skills": []}}},
+        {"data": {"source": {"source": "moons"}}},
+        {"training": {"steps": 0}},
+        {"training": {"steps": "many"}},
+        {"extends": ["a", "b"]},
+    ):
+        assert not validator.is_valid(wrong), wrong
+
+
+def test_the_schema_knows_what_is_registered_and_says_what_keys_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MoonsSource(SourceConfig):
+        count: int = Field(100, description="moons to draw")
+
+    assert not jsonschema.Draft202012Validator(config_schema()).is_valid(MOONS)
+    monkeypatch.setitem(SOURCES._items, "moons", MoonsSource)
+    monkeypatch.setitem(FUSIONS._items, "word-gate", FUSIONS["joint"])
+    schema = config_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(MOONS)
+    assert not validator.is_valid({"data": {"source": {"source": "moons", "count": "few"}}})
+
+    def check(value: Any, where: str) -> None:
+        if isinstance(value, dict):
+            for name, option in value.get("properties", {}).items():
+                assert option.get("description"), f"{where}.{name}"
+            for name, child in value.items():
+                check(child, f"{where}.{name}")
+
+    check(schema, "config")

@@ -80,3 +80,18 @@ def write_images(folder: Path, count: int = 12, size: tuple[int, int] = (20, 16)
     path = folder / "captions.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def tiny_pipeline(text_model: Path) -> Any:
+    """A pipeline of random weights that makes pictures of 8 pixels; its language model is a name."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from semantic_routing.models import SemanticRoutingTransformer2DModel
+    from semantic_routing.pipelines import SemanticRoutingPipeline
+
+    transformer = SemanticRoutingTransformer2DModel(**TRANSFORMER_SIZES, strategy="joint").eval()
+    for parameter in transformer.parameters():  # an untrained network's last layer is zero
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    pipeline = SemanticRoutingPipeline(transformer, FlowMatchEulerDiscreteScheduler(), text_model=str(text_model))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

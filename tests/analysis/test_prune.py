@@ -7,6 +7,7 @@ from tiny_pipelines import QUICK, model_of, saved_pipeline
 
 from semantic_routing.analysis.prune import choose_layers, context_change, prune, rank_layers
 from semantic_routing.analysis.samples import starting_noise
+from semantic_routing.analysis.usage import Usage
 from semantic_routing.fusion import Moment
 from semantic_routing.fusion.combine import normalize
 from semantic_routing.pipelines.loading import load_pipeline
@@ -18,6 +19,7 @@ WEIGHTS = NamedArray(
     np.array([[0.1, 0.5, 0.1, 0.3], [0.2, 0.2, 0.2, 0.4], [0.1, 0.1, 0.2, 0.6]]),
     {"block": range(3), "layer": [1, 2, 3, 4]},
 )
+WEIGHTS_OF_TWO_BLOCKS = {"block": range(2), "layer": [1, 2, 3, 4]}
 
 
 def test_layers_rank_by_their_most_weight_and_equals_by_depth():
@@ -39,6 +41,14 @@ def test_layers_rank_by_their_most_weight_and_equals_by_depth():
 def test_choices_that_cannot_be(choice, sentence):
     with pytest.raises(ValueError, match=sentence):
         choose_layers(WEIGHTS, **choice)
+
+
+def test_weights_of_either_sign_rank_by_their_size(language_models):
+    model = model_of(language_models, "signed")
+    model.weights = NamedArray(np.array([[-0.9, 0.1, 0.1, 0.7], [0.0, 0.2, 0.1, 0.1]]), WEIGHTS_OF_TWO_BLOCKS)
+    assert rank_layers(model.magnitudes) == [0, 3, 1, 2]
+    assert Usage.applies_to(model)
+    assert not model.weight_axes, "these are no distributions"
 
 
 def test_layers_without_weight_are_not_kept():

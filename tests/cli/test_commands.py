@@ -1,5 +1,6 @@
 """What `sroute` says without doing: help, a dry run, and what it costs to say so."""
 
+import json
 import os
 import resource
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import semantic_routing
+from semantic_routing import cli
 
 SROUTE = [sys.executable, "-c", "from semantic_routing.cli import main; main()"]
 
@@ -63,8 +65,14 @@ def cpu_seconds() -> float:
 
 @pytest.mark.parametrize(
     ("arguments", "limit"),
-    [(None, 0.3), (["--help"], 0.7), (["train", "scenes/jiont"], 0.7), (["precompute", "gone", "out"], 0.7)],
-    ids=["import", "help", "train", "precompute"],
+    [
+        (None, 0.3),
+        (["--help"], 0.7),
+        (["--version"], 0.7),
+        (["train", "scenes/jiont"], 0.7),
+        (["precompute", "gone", "out"], 0.7),
+    ],
+    ids=["import", "help", "version", "train", "precompute"],
 )
 def test_starting_is_quick(arguments: list[str] | None, limit: float) -> None:
     code = "import semantic_routing"
@@ -77,8 +85,64 @@ def test_starting_is_quick(arguments: list[str] | None, limit: float) -> None:
     assert result.stdout.endswith("slow: []\n"), result.stdout + result.stderr
 
 
+def imported(code: str) -> set[str]:
+    """Modules that are there after a new process has run some code."""
+    script = f"import sys; {code}; print(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(result.stderr.splitlines()[-1].split())
+
+
+def test_drawing_weights_imports_no_library_of_models(tmp_path: Path) -> None:
+    code = "import pathlib; from semantic_routing.analysis.weights import draw_weights"
+    modules = imported(f"{code}; draw_weights('demo', pathlib.Path({str(tmp_path)!r}))")
+    assert (tmp_path / "weights.png").is_file()
+    assert not modules & {"diffusers", "transformers", "accelerate", "peft", "scipy", "torch._dynamo"}
+    assert len(modules) < 1700
+
+
+def test_generating_imports_little_beyond_what_a_pipeline_of_diffusers_does() -> None:
+    ours = imported("import semantic_routing.pipelines.generate") - imported("from diffusers import DiffusionPipeline")
+    assert len({name for name in ours if not name.startswith("semantic_routing")}) < 90, sorted(ours)
+
+
 def test_the_version_is_told() -> None:
     assert sroute("--version").stdout == f"sroute {semantic_routing.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("sroute gen", "generate"), ("sroute train scenes/joi", "scenes/joint")],
+    ids=["command", "preset"],
+)
+def test_a_shell_completes_commands_and_presets(words: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "_SROUTE_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": words.count(" "),
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    assert sroute().stdout.split() == [wanted]
+
+
+def test_the_schema_is_json_and_knows_imported_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from semantic_routing.fusion import FUSIONS\nFUSIONS.register('mine')(FUSIONS['joint'])\n"
+    )
+    schema = json.loads(sroute("--import", "mine.py", "config", "schema", cwd=tmp_path).stdout)
+    assert "mine" in schema["$defs"]["ModelConfig"]["properties"]["strategy"]["anyOf"][0]["enum"]
+
+
+def test_the_doctor_s_exit_code_says_whether_there_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from semantic_routing.io import doctor
+
+    fine, full = doctor.Check("cpu", "2 cores", "ok"), doctor.Check("disk, here", "0.5 GiB free", "problem", "tidy up")
+    for checks, code in (([fine], 0), ([fine, full], 1)):
+        monkeypatch.setattr(doctor, "examine", lambda checks=checks: checks)
+        result = CliRunner().invoke(cli.app, ["doctor"])
+        assert result.exit_code == code
+        assert all(text in result.stdout for check in checks for text in check)
 
 
 def test_every_command_and_option_has_help() -> None:

@@ -88,6 +88,8 @@ def test_train_kill_resume_export_generate(config: Path, qwen3_vl: Path, tmp_pat
     pipeline, images = tmp_path / "pipeline", tmp_path / "images"
     assert str(pipeline) in sroute("export", run, pipeline)
     assert {path.name for path in pipeline.iterdir()} == {
+        "README.md",
+        "config.yaml",
         "model_index.json",
         "pipeline.py",
         "scheduler",
@@ -102,15 +104,10 @@ def test_train_kill_resume_export_generate(config: Path, qwen3_vl: Path, tmp_pat
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("two blue squares\n\na star\n")
     options = ("--pipeline", pipeline, "--steps", 2, "--images-per-prompt", 2, "--out", images)
-    output = sroute("generate", "a red circle", "--prompts-file", prompts, *options)
+    output = sroute("generate", "a red circle", "--prompts", prompts, *options)
     assert "6 images" in output
     names = {f"{prompt:05d}-{image}.png" for prompt in range(3) for image in range(2)}
     assert {path.name for path in images.iterdir()} == names | {"grid.png"}
-    grid = Image.open(images / "grid.png")
-    assert grid.size == (2 * 16, 3 * 16)
-    for prompt in range(3):
-        for image in range(2):
-            place = (16 * image, 16 * prompt, 16 * (image + 1), 16 * (prompt + 1))
-            assert grid.crop(place).tobytes() == Image.open(images / f"{prompt:05d}-{image}.png").tobytes()
+    assert Image.open(images / "00002-1.png").text["prompt"] == "a star"
     sroute("weights", pipeline, "--out", tmp_path / "weights")
     assert {"weights.png", "weights.csv"} <= {path.name for path in (tmp_path / "weights").iterdir()}

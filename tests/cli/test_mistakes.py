@@ -159,8 +159,8 @@ def test_runs_and_checkpoints(sroute: Run, config: Path, tmp_path: Path) -> None
 def test_generating(sroute: Run, config: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "images")
     assert_one_sentence(sroute("generate", *out), "no prompt")
-    assert_one_sentence(sroute("generate", "--prompts-file", tmp_path / "empty.jsonl", *out), "no prompt")
-    assert_one_sentence(sroute("generate", "--prompts-file", tmp_path / "gone.txt", *out), "gone.txt")
+    assert_one_sentence(sroute("generate", "--prompts", tmp_path / "empty.jsonl", *out), "no prompt")
+    assert_one_sentence(sroute("generate", "--prompts", tmp_path / "gone.txt", *out), "gone.txt")
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "gone", *out), "gone")
     assert_one_sentence(sroute("generate", "a", "--pipeline", tmp_path / "broken", *out), "model_index.json")
     assert_one_sentence(sroute("weights", tmp_path / "gone", *out), "gone")
@@ -193,10 +193,10 @@ def test_impossible_options_are_refused_by_the_command_line(sroute: Run) -> None
 def test_a_loss_that_is_not_finite_is_no_mistake_of_the_user(
     sroute: Run, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from semantic_routing.training import trainer
+    from semantic_routing.training import subject
 
-    loss = trainer.batch_loss
-    monkeypatch.setattr(trainer, "batch_loss", lambda *args: loss(*args) * torch.nan)
+    loss = subject.batch_loss
+    monkeypatch.setattr(subject, "batch_loss", lambda *args: loss(*args) * torch.nan)
     code, _, errors = sroute("train", config)
     assert code == 1
     assert errors.splitlines() == ["Error: The loss is nan at step 1; there is no checkpoint yet."]

@@ -84,6 +84,7 @@ def test_every_kind_of_image_becomes_rgb_the_right_way_up(tmp_path: Path) -> Non
         ({"image": ".", "text": "a"}, "directory"),
         ({"text": "a"}, "record 0: no image path under 'image'"),
         ({"image": 7, "text": "a"}, "record 0: no image path under 'image'"),
+        ({"image": "loop", "text": "a"}, "loop: "),
         (["red.png", "a"], "record 0: no image path"),
         ({"image": "red.png"}, "record 0: the caption is None"),
         ({"image": "red.png", "text": []}, r"record 0: the caption is \[\]"),
@@ -95,6 +96,7 @@ def test_a_broken_record_is_named(tmp_path: Path, record: Any, sentence: str) ->
     inside.mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
     (inside / "link.png").symlink_to(tmp_path / "outside.png")
+    (inside / "loop").symlink_to(inside / "loop")
     (inside / "broken.png").write_bytes(b"not an image")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(inside / "cut.png")
@@ -225,7 +227,7 @@ def test_scenes_on_a_coarser_grid() -> None:
 def test_scenes_from_a_pool_of_captions() -> None:
     source = ScenesSource(captions=12, spacing=4).open(32, 7)
     pool = CaptionPool(12, 7, spacing=Spacing(4, 1))
-    assert source.all_captions == pool.captions
+    assert source.all_captions == list(pool.captions)
     assert ScenesSource().open(32, 7).all_captions is None
     for index in (0, 5, 900):
         sample = pool.sample(index)

@@ -12,12 +12,16 @@ from semantic_routing.evaluation.result import Measure, Tally, summarize
 from semantic_routing.experiments.ablation import (
     AblationOptions,
     Trial,
+    choose_guidance,
     default_strategies,
     make_trials,
     primary_of,
     run_ablation,
 )
+from semantic_routing.experiments.ablation_cost import cost_table, match_parameters
 from semantic_routing.experiments.ablation_page import loss_table, main_table, write_ablation
+from semantic_routing.fusion import FUSIONS
+from semantic_routing.io.user_code import import_user_code
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 from semantic_routing.training.config import load_config
 
@@ -114,6 +118,54 @@ def test_strategies_share_data_order_and_differ_in_nothing_but_the_strategy(conf
     assert uniform.data == joint.data
 
 
+def test_matched_strategies_have_as_many_parameters_as_the_largest(config, tmp_path):
+    strategies = ["concat", "uniform", "joint", "token-wise"]
+    trials = make_trials(str(config), [], strategies, [0, 1], tmp_path, match_parameters)
+    by_label = {trial.label: [trial] for trial in trials if trial.seed == 0}
+    for trial in trials:
+        assert trial.config.model == by_label[trial.label][0].config.model, "seeds of a strategy differ"
+        trial.run.mkdir(parents=True)
+        (trial.run / "metrics.jsonl").write_text('{"images_per_second": 7}\n')
+        (trial.run / "config.yaml").write_text(trial.config.to_yaml())
+    rows = cost_table(by_label, OPTIONS).rows
+    matched = [float(row[1].split()[0]) for row in rows]
+    plain = make_trials(str(config), [], strategies, [0, 1], tmp_path / "plain")
+    for trial in plain:
+        trial.run.mkdir(parents=True)
+        (trial.run / "metrics.jsonl").write_text('{"images_per_second": 7}\n')
+    alone = [float(row[1].split()[0]) for row in cost_table({t.label: [t] for t in plain}, OPTIONS).rows]
+    assert max(alone) > 1.05 * min(alone)
+    assert max(matched) == max(alone)
+    assert min(matched) > 0.995 * max(matched)
+    again = make_trials(str(config), [], strategies, [0, 1], tmp_path, match_parameters)
+    assert [trial.config for trial in again] == [trial.config for trial in trials], "a second run does not go on"
+
+
+def test_a_model_without_a_fusion_cannot_be_matched(config, tmp_path):
+    trials = trials_of(config, tmp_path, seeds=[0])
+    model = trials[1].config.model.model_copy(update={"kind": "fusedit", "strategy": None})
+    trials[1] = replace(trials[1], config=trials[1].config.model_copy(update={"model": model}))
+    with pytest.raises(ValueError, match="joint has no fusion: leave it out"):
+        match_parameters(trials)
+
+
+def test_the_cost_of_a_step_and_of_a_prompt_stand_apart(config, tmp_path):
+    trials = trials_of(
+        config, tmp_path, seeds=[0], strategies=["penultimate", "depth-wise", "joint", "layer-attention"]
+    )
+    for trial in trials:
+        trial.run.mkdir(parents=True)
+        (trial.run / "metrics.jsonl").write_text('{"images_per_second": 7}\n')
+    table = cost_table({trial.label: [trial] for trial in trials}, OPTIONS)
+    columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
+    prompt, step, memory = (
+        [float(cell.split()[0]) for cell in columns[name]] for name in ("FLOPs a prompt", "FLOPs a step", "memory")
+    )
+    assert step[0] == step[1] == step[3] < step[2]
+    assert prompt[2] == 0 < prompt[0] < prompt[1] < prompt[3]
+    assert memory[3] > memory[0] > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -168,3 +220,56 @@ def test_the_primary_contrast_is_one_of_the_strategies():
     with pytest.raises(ValueError, match="must be one of uniform, not 'penultimate'"):
         primary_of(["penultimate", "uniform"], AblationOptions(primary="penultimate"))
     assert default_strategies("scenes/joint")[:2] == ["penultimate", "uniform"]
+
+
+def test_information_and_a_guidance_of_its_own_for_each_model(config, tmp_path):
+    out = tmp_path / "ablation"
+    trials = trials_of(config, out, seeds=[0])
+    options = replace(OPTIONS, skills=("colors",), information=2, guidance=(3.0, 1.0), text_pool=tmp_path / "features")
+    run_ablation(trials, options)
+    for trial in trials:
+        assert sorted(path.name for path in (trial.folder / "guidance").iterdir()) == ["1", "3"]
+        chosen = json.loads((trial.folder / "scenes" / "sampling.json").read_text())["guidance"]
+        best = {
+            float(path.name): np.mean(list(json.loads((path / "result.json").read_text())["values"].values()))
+            for path in (trial.folder / "guidance").iterdir()
+        }
+        assert chosen == min(best, key=lambda scale: (-best[scale], scale))
+    write_ablation(trials, options, out)
+    titles = [line for line in (out / "tables.md").read_text().splitlines() if line.startswith("## ")]
+    assert titles[3:5] == ["## Table 4: cost in nats", "## Table 5: cost in nats, by skill"]
+    header, uniform, joint = csv.reader((out / "table-4.csv").read_text().splitlines())
+    assert header[:3] == ["strategy", "overall", "log γ -8 to -5"]
+    nats = [json.loads((trial.folder / "information" / "result.json").read_text())["rows"] for trial in trials]
+    overall = [next(row["score"] for row in rows if row["name"] == "overall") for rows in nats]
+    assert uniform[1].startswith(f"{overall[0]:.1f} [")
+    assert joint[-2].startswith(f"{overall[1] - overall[0]:+.2f} [")
+    only = replace(options, scores=False)
+    write_ablation(trials, only, out)
+    assert "## Table 1: cost in nats" in (out / "tables.md").read_text()
+
+
+def test_equal_guidances_give_the_smaller_one(config, tmp_path, monkeypatch):
+    trial = trials_of(config, tmp_path)[0]
+    equal = result_of([1.0, 0.0])
+    monkeypatch.setattr("semantic_routing.experiments.ablation._evaluate", lambda *arguments: equal)
+    assert choose_guidance(trial, replace(OPTIONS, guidance=(3.0, 1.5))) == 1.5
+
+
+def test_processes_of_their_own_know_the_users_fusions(config, tmp_path):
+    file = tmp_path / "own_fusion.py"
+    file.write_text(
+        "from semantic_routing.fusion import FUSIONS\n"
+        "from semantic_routing.fusion.routed import Uniform\n\n\n"
+        "@FUSIONS.register('own-uniform')\n"
+        "class OwnUniform(Uniform):\n"
+        "    pass\n"
+    )
+    import_user_code([str(file)])
+    try:
+        trials = trials_of(config, tmp_path / "ablation", strategies=["uniform", "own-uniform"], seeds=[0])
+        run_ablation(trials, replace(OPTIONS, information=2, scores=False), jobs=2)
+    finally:
+        FUSIONS._items.pop("own-uniform")
+    results = [(trial.folder / "information" / "results.jsonl").read_text() for trial in trials]
+    assert results[0] == results[1]

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from semantic_routing.cli import app
-from semantic_routing.evaluation import BENCHMARKS, GenAIBench, runner
+from semantic_routing.evaluation import BENCHMARKS, GenAIBench, agreement, runner
 from semantic_routing.evaluation.benchmark import DetectorBenchmark
 from semantic_routing.evaluation.image_files import FlatFolder
 from semantic_routing.evaluation.result import Measure, read_result
@@ -53,7 +53,12 @@ def test_the_example_of_the_docs_is_a_command(registered, tmp_path, monkeypatch)
 def test_options_reach_sampling_and_scoring(registered, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(runner, "sample", lambda benchmark, sampler, out: seen.update(sampler=sampler))
-    monkeypatch.setattr(runner, "score", lambda benchmark, *rest: seen.update(benchmark=benchmark, rest=rest) or Done())
+
+    def score_by_all(benchmark, *rest):
+        seen.update(benchmark=benchmark, rest=rest)
+        return [Done()]
+
+    monkeypatch.setattr(agreement, "score_by_all", score_by_all)
 
     class Done:
         complete = True
@@ -77,7 +82,7 @@ def test_options_reach_sampling_and_scoring(registered, tmp_path, monkeypatch):
     assert (sampler.same_noise, sampler.dtype, sampler.device, sampler.seed) == (True, "bfloat16", "cpu", 42)
     assert isinstance(benchmark, GenAIBench)
     options = benchmark.options
-    assert (options.judge_model, options.judge_url, options.workers, options.device) == ("m", "http://x/v1", 5, "cpu")
+    assert (options.model, options.url, options.workers, options.device) == ("m", "http://x/v1", 5, "cpu")
     assert (benchmark.kind, benchmark.form.image_first, options.retries) == ("exact_yes", False, 5)
     assert seen["rest"] == (tmp_path / "out", tmp_path, 3, True)
 

@@ -117,3 +117,20 @@ def test_mistakes(write, tmp_path):
         compare([[run], [run, run]])
     with pytest.raises(ValueError, match=r"no result\.json"):
         compare([[run], [tmp_path / "gone"]])
+
+
+def test_the_page_sorts_and_tells_differences_of_protocol(write, tmp_path):
+    random = np.random.default_rng(4)
+    base = random.uniform(0.3, 0.5, (2, 60))
+    judges = [{"model": name, "template": "{}?", "check": {"accuracy": {}}, "reported": []} for name in ("a", "b")]
+    sides = [[write(f"run-{number}", base + 0.1 * number, judge=judges[number % 2])] for number in range(4)]
+    found = compare(sides)
+    assert "run-1 differs from run-0 in judge's model" in found.remarks
+    assert not any(remark.startswith("run-2 differs") for remark in found.remarks)
+    found.write(tmp_path / "out")
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count('class="sortable"') == 2
+    assert "title.onclick" in page
+    assert "http" not in page, "nothing is fetched from anywhere"
+    assert "run-1 differs from run-0 in judge&#39;s model" in page
+    assert page.count("<tr>") == 2 + 4 + len(found.differences)

@@ -39,7 +39,7 @@ def test_masks_become_scores_and_boxes_as_in_the_protocol():
     classes = torch.from_numpy(random.normal(size=(5, 81)).astype(np.float32)) * 3
     masks = torch.from_numpy(random.normal(size=(5, 7, 9)).astype(np.float32))
     masks[3] = -1.0
-    found = detector.read_out(classes, masks)
+    found = detector.read_out(classes, lambda queries: masks[queries])
     odds = np.exp(classes.numpy())
     probability = odds[:, :80] / odds.sum(1, keepdims=True)
     expected = {}
@@ -55,7 +55,25 @@ def test_masks_become_scores_and_boxes_as_in_the_protocol():
     assert len(found.detections) == len(best) == 100
     for entry in found.detections:
         assert (round(entry.score, 5), entry.label, entry.box) in expected
-    assert found.masks.shape == (100, 7, 9)
+    assert len(found.masks) == 100
+    passing = detector.read_out(classes, lambda queries: masks[queries], 0.3)
+    wanted = [(one, mask.tolist()) for one, mask in zip(*found, strict=True) if one.score > 0.3]
+    assert [(one, mask.tolist()) for one, mask in zip(*passing, strict=True) if one.score > 0.3] == wanted
+    assert 0 < len(wanted) <= len(passing.detections) < 50
+
+
+def test_masks_are_made_a_few_at_a_time_and_only_of_what_can_pass():
+    made = []
+
+    def masks_of(queries):
+        made.append(len(queries))
+        return torch.ones(len(queries), 4, 4)
+
+    classes = torch.zeros(100, 81)
+    classes[:20, 3] = 9.0
+    found = detector.read_out(classes, masks_of, 0.3)
+    assert (len(found.detections), sum(made), max(made)) == (20, 20, detector.MASKS_AT_ONCE)
+    assert detector.read_out(torch.zeros(5, 81), masks_of, 0.3) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +90,7 @@ def test_a_plain_image_is_normalized_by_imagenets_mean():
 
 def test_the_detector_gives_masks_of_the_images_own_size(tiny_detector):
     instances = detector.Mask2FormerDetector(str(tiny_detector))(Image.new("RGB", (40, 30), "red"))
-    assert instances.masks.shape == (100, 30, 40)
+    assert {mask.shape for mask in instances.masks} == {(30, 40)}
     assert len(instances.detections) == 100
 
 

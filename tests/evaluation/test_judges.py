@@ -114,7 +114,8 @@ def genai(tmp_path):
 
 
 def endpoint(server, **options):
-    return JudgeOptions(**{"judge_model": "judge", "judge_url": server.url, "workers": 4, **options})
+    chosen = {"judge_model": ["judge"], "judge_url": [server.url], "judge_check": False, "workers": 4}
+    return JudgeOptions(**{**chosen, **options})
 
 
 def number_in(request):
@@ -254,7 +255,9 @@ from semantic_routing.evaluation.judges import JudgeOptions
 from semantic_routing.evaluation.runner import score
 openai._base_client.INITIAL_RETRY_DELAY = 0.01
 out = Path(sys.argv[1])
-judge = JudgeOptions(judge_model="judge", judge_url=sys.argv[2], workers=20, timeout=5.0)
+judge = JudgeOptions(
+    judge_model=["judge"], judge_url=[sys.argv[2]], judge_check=False, workers=20, timeout=5.0
+)
 print(score(GenAIBench(str(out / "prompts.json"), judge=judge), out).remark)
 """
 
@@ -349,7 +352,7 @@ def test_a_local_judge_gives_the_probabilities_of_its_forward_pass(tiny_vlm):
 
 
 def test_a_local_judge_scores_a_benchmark(tiny_vlm, genai, tmp_path):
-    judge = JudgeOptions(judge_model=str(tiny_vlm), device="cpu")
+    judge = JudgeOptions(judge_model=[str(tiny_vlm)], judge_check=False, device="cpu")
     result = score(genai(judge, question="Is this {}"), tmp_path)
     assert result.complete
     assert all(0 < row.score < 1 for row in result.rows)
@@ -364,16 +367,16 @@ def test_a_judge_of_ones_own_has_a_name(genai, tmp_path, monkeypatch):
 
     monkeypatch.setattr(JUDGES, "_items", dict(JUDGES))
     JUDGES.register("coin")(lambda options: Coin())
-    result = score(genai(JudgeOptions(judge_type="coin", judge_model="any")), tmp_path)
+    result = score(genai(JudgeOptions("coin", ["any"], judge_check=False)), tmp_path)
     assert {row.score for row in result.rows} == {0.5}
     with pytest.raises(ValueError, match="Unknown judge 'dice': expected one of endpoint, local, coin"):
-        genai(JudgeOptions(judge_type="dice", judge_model="any")).check_judge()
+        genai(JudgeOptions("dice", ["any"])).check_judge()
     with pytest.raises(ValueError, match="name one with --judge-model"):
         genai(JudgeOptions()).check_judge()
 
 
 def test_answers_are_known_by_the_key_that_earlier_versions_gave_them(genai):
-    benchmark = genai(JudgeOptions(judge_model="judge", judge_url="http://localhost/v1"))
+    benchmark = genai(JudgeOptions(judge_model=["judge"], judge_url=["http://localhost/v1"]))
     key = work_key(image=sha256(b"x"), **benchmark.identity(0))
     assert key == "8aa8d095235f096ab38ec49a80396744b46af8175e4cffa233e88bcb8758e54e"
 

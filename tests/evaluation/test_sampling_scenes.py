@@ -20,7 +20,7 @@ from semantic_routing.evaluation.runner import score
 from semantic_routing.evaluation.sampler import Job, Sampler, image_seed
 from semantic_routing.evaluation.sampling import sample_images
 from semantic_routing.io.jsonl import read_lines
-from semantic_routing.scenes import SKILLS, render, sample_scene
+from semantic_routing.scenes import HARD_SKILLS, SKILLS, render, sample_scene
 from semantic_routing.scenes.held_out import HELD_OUT, stated
 
 PROMPTS = {3: "a red circle", 7: "two blue squares", 8: "a star", 11: "a red square and a circle"}
@@ -124,7 +124,7 @@ def test_images_made_otherwise_are_not_mixed(tiny_pipeline, tmp_path):
 
 
 def test_the_prompt_list_is_fixed_and_half_of_it_held_out():
-    prompts = scenes.scene_prompts()
+    prompts = scenes.choose_prompts()
     # A change of this hash is a new version of the benchmark: raise VERSION with it.
     assert (scenes.VERSION, scenes.prompts_hash(prompts)[:16]) == (4, "ba5c5a7c408ba00e")
     assert [prompt.index for prompt in prompts] == list(range(600))
@@ -253,3 +253,23 @@ def test_results_can_be_read_by_others(tmp_path):
     assert lines[0] == "name,part,score,low,high,prompts,images,status"
     assert lines[1].startswith("single_object,all,1.0,0.91")
     assert lines[1].endswith(",1.0,40,40,complete")
+
+
+def test_hard_skills_follow_the_fixed_list_and_settings_are_chosen_on_another_one():
+    hard = scenes.choose_prompts(HARD_SKILLS)
+    assert [prompt.index for prompt in hard] == list(range(600, 600 + 40 * len(HARD_SKILLS)))
+    assert {prompt.skill for prompt in hard} == set(HARD_SKILLS)
+    assert "hard" in {measure.name for measure in Scenes(",".join(HARD_SKILLS)).measures()}
+    tuning = Scenes("ordinal,colors", tuning=True)
+    assert len(tuning.prompts) == 80
+    shared = set(tuning.prompts.values()) & set(Scenes("ordinal").prompts.values())
+    assert len(shared) < 4  # a caption of few words can come twice
+
+
+def test_features_of_a_pool_make_the_same_images(tiny_pipeline, tmp_path):
+    plain = sampled(tiny_pipeline, tmp_path / "plain")
+    pooled = sampled(tiny_pipeline, tmp_path / "pooled", text_pool=tmp_path / "features")
+    assert list((tmp_path / "features").glob("pool-*"))
+    assert plain.keys() == pooled.keys()
+    for name, picture in plain.items():  # other prompts are encoded beside a prompt, so its last bits move
+        assert abs(picture.astype(int) - pooled[name]).max() <= 1

@@ -7,7 +7,7 @@ import torch
 from example_fusions import EXAMPLES, SIZES, make
 from torch import Tensor
 
-from semantic_routing.fusion import FUSIONS, SemanticRouter, gains_of, read_gains
+from semantic_routing.fusion import FUSIONS, SemanticRouter, gains_of, read_gains, write_gains
 
 LAYERS, BLOCKS = SIZES["num_layers"], SIZES["num_blocks"]
 NUMBERS = [2, 4, 6, 8, 10]
@@ -101,6 +101,7 @@ def test_a_token_of_which_nothing_is_left_is_zero() -> None:
 def test_as_written_on_a_command_line() -> None:
     assert read_gains("3=0, 5=2.5") == {3: 0.0, 5: 2.5}
     assert read_gains("all=0,2:5=1,2:all=0.5") == {"all": 0.0, (2, 5): 1.0, (2, "all"): 0.5}
+    assert write_gains(read_gains("all=0,2:5=1,2:all=0.5")) == "all=0,2:5=1,2:all=0.5"
     for text in ("3", "3=", "a=1", "3=x", "3=1,", "1:2:3=4"):
         with pytest.raises(ValueError, match="LAYER=FACTOR"):
             read_gains(text)

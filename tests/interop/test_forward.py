@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel
 from semantic_routing.fusion import Moment
 from semantic_routing.interop import convert
 from semantic_routing.text import KeyValueEncoder
+from semantic_routing.text.tiny import tiny_tokenizer
 
 TOLERANCE = 1e-5
 DATA = Path(__file__).parent / "data"
@@ -42,7 +43,7 @@ def key_values(config: dict[str, Any], weights: dict[str, Tensor], inputs: dict[
     model = AutoModel.from_config(AutoConfig.for_model(**config["base_config"])).eval()
     model.load_state_dict({name[4:]: tensor for name, tensor in weights.items() if name.startswith("llm.")})
     first, blocks = config["initial_layers"], config["dit_num_hidden_layers"]
-    encoder = KeyValueEncoder(model, tokenizer=None, layers=list(range(first, first + blocks)))
+    encoder = KeyValueEncoder(model, tiny_tokenizer(), layers=list(range(first, first + blocks)))
     with torch.no_grad():
         return encoder.read(inputs["input_ids"], inputs["mask"])
 

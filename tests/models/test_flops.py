@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from semantic_routing.fusion import FUSIONS
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.flops import (
     ATTENTION,
@@ -14,6 +15,7 @@ from semantic_routing.models.flops import (
     count_forward,
     count_language_model,
     count_parameters,
+    count_prompt_and_step,
     count_sampling,
 )
 from semantic_routing.training.build import build_transformer, language_model_config, resolve_sizes
@@ -68,6 +70,17 @@ def test_components_add_up_to_a_count_by_hand() -> None:
     assert counts["fusion"] == per_text_token * TINY["num_text_layers"] * text
     assert counts["patches in and out"] == 2 * rows * image * 2 * width * 4 * TINY["in_channels"]
     assert counts[ATTENTION] == per_image_token * 2 * heads * (image + tokens)
+
+
+@pytest.mark.parametrize("strategy", [name for name in FUSIONS if not name.startswith("test-")])
+def test_a_step_costs_what_it_costs_with_penultimate_unless_time_or_image_decide(strategy: str) -> None:
+    models = (SemanticRoutingTransformer2DModel(strategy=name, **TINY) for name in ("penultimate", strategy))
+    (_, base), (once, step) = (count_prompt_and_step(model, Sampling(8, 5, 1, 2)) for model in models)
+    if FUSIONS[strategy].varies_with & {"timestep", "state"}:
+        assert sum(step.values()) > sum(base.values())
+    else:
+        assert step == base
+        assert "text keys and values" in once
 
 
 @pytest.mark.parametrize("strategy", ["depth-wise", "joint"])

@@ -3,27 +3,27 @@
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    FlowMatchEulerDiscreteScheduler,
+    SeaCacheConfig,
+    TaylorSeerCacheConfig,
+)
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.pipelines import SemanticRoutingPipeline
-
-
-class Tokenizer:
-    """Letters as tokens."""
-
-    pad_token_id = 0
-
-    def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[1 + ord(letter) % 30 for letter in text] for text in texts]}
+from semantic_routing.text.tiny import VOCABULARY_SIZE, tiny_tokenizer
 
 
 @pytest.fixture
 def pipeline() -> SemanticRoutingPipeline:
     torch.manual_seed(0)
-    text = BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    text = BertConfig(
+        vocab_size=VOCABULARY_SIZE, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
     transformer = SemanticRoutingTransformer2DModel(
         strategy="joint",
         num_text_layers=2,
@@ -39,7 +39,7 @@ def pipeline() -> SemanticRoutingPipeline:
     )
     nn.init.normal_(transformer.proj_out.weight)
     pipeline = SemanticRoutingPipeline(
-        transformer, FlowMatchEulerDiscreteScheduler(), BertModel(text).eval(), Tokenizer()
+        transformer, FlowMatchEulerDiscreteScheduler(), BertModel(text).eval(), tiny_tokenizer()
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -76,3 +76,42 @@ def test_offloading_brings_the_transformer_back_before_it_reads_text(pipeline: S
     add_hook_to_module(pipeline.transformer, Watch())
     sample(pipeline)
     assert order[:3] == ["loaded", "loaded", "context"]  # to prepare the text, then to fuse it
+
+
+def test_a_forecast_takes_the_place_of_attention(pipeline: SemanticRoutingPipeline) -> None:
+    plain, calls = sample(pipeline), []
+    pipeline.transformer.blocks[2].cross_attention.to_q.register_forward_hook(lambda *_: calls.append(1))
+    attention = [r"blocks\.\d+\.(self|cross)_attention"]
+    pipeline.transformer.enable_cache(
+        TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=2, cache_identifiers=attention)
+    )
+    assert not sample(pipeline).equal(plain)
+    assert len(calls) < 6
+    pipeline.transformer.disable_cache()
+    assert sample(pipeline).equal(plain)
+
+
+def test_a_cache_that_measures_the_picture_knows_the_step(pipeline: SemanticRoutingPipeline) -> None:
+    plain, calls = sample(pipeline), []
+    pipeline.transformer.blocks[2].mlp.register_forward_hook(lambda *_: calls.append(1))
+    see = SeaCacheConfig(threshold=1e9, raw_vision_callback=lambda module, args, kwargs: list(args[0][:, :, None]))
+    pipeline.transformer.enable_cache(see)
+    assert not sample(pipeline).equal(plain)
+    assert len(calls) < 6
+
+
+def test_rows_without_a_prompt_can_be_forecast(pipeline: SemanticRoutingPipeline) -> None:
+    plain, rows = sample(pipeline), []
+    pipeline.transformer.blocks[2].mlp.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    config = FasterCacheConfig(
+        tensor_format="BCHW",
+        unconditional_batch_skip_range=2,
+        unconditional_batch_timestep_skip_range=(-1, 1001),
+        current_timestep_callback=lambda: pipeline.current_timestep,
+        _unconditional_conditional_input_kwargs_identifiers=("text_context",),
+    )
+    pipeline.transformer.enable_cache(config)
+    moved = sample(pipeline)
+    assert rows == [2, 1, 2, 1, 2, 1]
+    assert moved.isfinite().all()
+    assert not moved.equal(plain)

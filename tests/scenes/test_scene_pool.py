@@ -2,7 +2,8 @@
 
 import pytest
 
-from semantic_routing.scenes import HARD_SKILLS, SKILLS, CaptionPool, sample_scene
+from semantic_routing.scenes import HARD_SKILLS, SKILLS, CaptionPool, sample_scene, worded
+from semantic_routing.scenes.claims import Count, Description
 from semantic_routing.scenes.grammar import PLANNERS, Draws
 from semantic_routing.scenes.held_out import HELD_OUT, NEVER_SHOWN, is_reserved_caption, shown, stated
 
@@ -57,3 +58,15 @@ def test_hard_skills_have_true_claims_in_both_splits(skill: str) -> None:
         samples = [sample_scene(3, index, split, [skill]) for index in range(25)]
         assert all(claim.holds(sample.scene) for sample in samples for claim in sample.claims)
         assert len({sample.caption for sample in samples}) > 15
+
+
+def test_bare_claims_are_a_wording_of_the_same_pictures() -> None:
+    pool = CaptionPool(30, skills=["coreference", "counting"])
+    claims = pool.worded("claims")
+    assert pool.worded("sentence") == list(pool.captions)
+    assert len(claims) <= 30
+    for index in range(20):
+        sample = pool.sample(index)
+        assert worded("claims", sample.caption, sample.claims) in claims
+        assert worded("sentence", sample.caption, sample.claims) == sample.caption
+    assert worded("claims", "two red stars", [Count(Description("star", "red"), 2)]) == "2 × red star"

@@ -1,16 +1,23 @@
 """Checkpoints are whole or not there, and refuse what they do not fit."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from semantic_routing.io.jsonl import read_lines
 from semantic_routing.training import checkpoint as checkpoint_module
 from semantic_routing.training import train
 from semantic_routing.training.checkpoint import find_checkpoint, list_checkpoints
 from semantic_routing.training.config import Config
+from semantic_routing.training.export import export_pipeline
 
 MakeConfig = Callable[..., Config]
 WHOLE = {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"}
@@ -22,7 +29,7 @@ class Killed(BaseException):
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Ends the process at the `call`-th file of the second checkpoint, with half of it written."""
-    save, calls = checkpoint_module._save, []
+    save, calls = checkpoint_module.write_tensors, []
 
     def interrupted(tensors: Any, path: Path) -> None:
         calls.append(path)
@@ -31,7 +38,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
             raise Killed
         save(tensors, path)
 
-    monkeypatch.setattr(checkpoint_module, "_save", interrupted)
+    monkeypatch.setattr(checkpoint_module, "write_tensors", interrupted)
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])
@@ -92,18 +99,154 @@ def test_resuming_a_folder_that_is_no_checkpoint(make_config: MakeConfig, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model": {"strategy": "static"}}, "was trained with strategy='joint'; the config says 'static'"),
-        ({"text": {"layers": 2}}, "was trained with num_text_layers=4; the config says 2"),
-        ({"model": {"rope_base": 100.0}}, "was trained with rope_base=10000.0; the config says 100.0"),
+        ({"model": {"strategy": "static"}}, "was trained with model.strategy='joint'; the config says 'static'"),
+        ({"text": {"layers": 2}}, "was trained with text.layers='all'; the config says 2"),
+        (
+            {"data": {"source": {"source": "scenes", "spacing": 4}}},
+            "was trained with data.source.spacing=1; the config",
+        ),
+        ({"optimizer": {"betas": [0.5, 0.9]}}, r"was trained with optimizer.betas=\[0.9, 0.999\]; the config says"),
+        ({"training": {"seed": 1}}, "was trained with training.seed=0; the config says 1"),
     ],
 )
-def test_a_checkpoint_of_another_architecture_is_refused(
+def test_a_checkpoint_of_another_run_is_refused(
     make_config: MakeConfig, tiny_values: dict[str, Any], changes: dict[str, Any], sentence: str
 ) -> None:
     train(make_config(training={"steps": 1}))
     changed = {name: {**tiny_values[name], **values} for name, values in changes.items()}
+    before = sorted(tiny_run(tiny_values).rglob("*"))
     with pytest.raises(ValueError, match=sentence):
         train(make_config(**changed), "latest")
+    assert sorted(tiny_run(tiny_values).rglob("*")) == before
+
+
+def test_a_change_that_is_allowed_by_name_takes_effect(make_config: MakeConfig, tmp_path: Path) -> None:
+    """What is not about the steps may change anyway."""
+    changes: dict[str, dict[str, Any]] = {"training": {"steps": 1, "checkpoint_every": 1}}
+    train(make_config(**changes))
+    free = {"steps": 2, "log_every": 2, "max_minutes": 60, "gradient_accumulation": 2}
+    rate = {"learning_rate": 1.0, "schedule": "constant"}
+    changed = make_config(training=free, optimizer=rate)
+    with pytest.raises(
+        ValueError, match=r"learning_rate=0.01; the config says 1.0: .* or with --allow-change optimizer"
+    ):
+        train(changed, "latest", ["optimizer.schedule", "optimizer.learning"])
+    last = train(changed, "latest", ["optimizer"])
+    assert read_lines(last.parent / "metrics.jsonl")[-1]["learning_rate"] == 1.0
+    one, two = (load_file(path / "model.safetensors") for path in list_checkpoints(last.parent))
+    assert max(float((two[name] - value).abs().max()) for name, value in one.items()) > 0.5
+
+
+def tiny_run(values: dict[str, Any]) -> Path:
+    return Path(values["training"]["output"])
+
+
+def damage(checkpoint: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    path = checkpoint / name
+    path.write_bytes(change(path.read_bytes()))
+
+
+def rewrite(checkpoint: Path, name: str, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Changes tensors as a program would that also brings their digest up to date."""
+    tensors = load_file(checkpoint / name)
+    change(tensors)
+    save_file(tensors, checkpoint / name)
+    state = json.loads((checkpoint / "state.json").read_text())
+    content = (checkpoint / name).read_bytes()
+    state["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (checkpoint / "state.json").write_text(json.dumps(state))
+
+
+CUTS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "empty state": ("state.json", lambda content: b""),
+    "state of another step": ("state.json", lambda content: content.replace(b'"step": 4', b'"step": 999')),
+    "state with a key less": ("state.json", lambda content: content.replace(b'"transformer"', b'"model"')),
+    "cut weights": ("model.safetensors", lambda content: content[:-1]),
+    "zeroed moments": ("optimizer.safetensors", lambda content: content[:-64] + bytes(64)),
+}
+
+
+def test_a_damaged_checkpoint_is_skipped_named_and_written_again(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    config = make_config(training={"steps": 4, "checkpoint_every": 2})
+    last = train(config)
+    whole, aside = tmp_path / "whole", last.with_name(last.name + ".damaged")
+    shutil.copytree(last, whole)
+    for file, change in CUTS.values():
+        shutil.rmtree(last)
+        shutil.copytree(whole, last)
+        damage(last, file, change)
+        caplog.clear()
+        assert find_checkpoint(last.parent, "latest").name == "checkpoint-00000002"
+        assert f"Skipped a damaged checkpoint: {last / file} is damaged: " in caplog.text
+        with pytest.raises(ValueError, match=rf"{file} is damaged: "):
+            find_checkpoint(last.parent, last.name)
+    assert train(config, "latest") == last
+    assert aside.is_dir()
+    assert {path.name: path.read_bytes() for path in last.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
+
+
+def test_a_run_without_a_whole_checkpoint_is_left_alone(make_config: MakeConfig) -> None:
+    config = make_config(training={"steps": 1})
+    damage(train(config), "state.json", lambda content: b"{}")
+    for resume, sentence in ((None, "already holds checkpoints"), ("latest", "or none that is whole")):
+        with pytest.raises(ValueError, match=sentence):
+            train(config, resume)
+
+
+TENSORS: list[tuple[str, Callable[[dict[str, Tensor]], object], str]] = [
+    ("model.safetensors", lambda tensors: tensors.pop("proj_out.weight"), "lacks proj_out.weight"),
+    ("model.safetensors", lambda tensors: tensors.update(more=torch.zeros(1)), "holds more, which the model does not"),
+    ("ema.safetensors", lambda tensors: tensors["proj_out.weight"].fill_(torch.nan), "infinite or not numbers"),
+    (
+        "ema.safetensors",
+        lambda tensors: tensors.update({"proj_out.weight": torch.zeros(1)}),
+        r"of shape \[1\]; the model",
+    ),
+    ("optimizer.safetensors", lambda tensors: tensors.pop("proj_out.weight/exp_avg"), "lacks proj_out.weight/exp_avg"),
+    ("optimizer.safetensors", lambda tensors: tensors.clear(), "lacks "),
+]
+
+
+def test_tensors_are_exactly_those_of_the_model(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(training={"steps": 1})
+    checkpoint = train(config)
+    shutil.copytree(checkpoint, tmp_path / "whole")
+    more = make_config(training={"steps": 2})
+    for file, change, sentence in TENSORS:
+        shutil.rmtree(checkpoint)
+        shutil.copytree(tmp_path / "whole", checkpoint)
+        rewrite(checkpoint, file, change)
+        with pytest.raises(ValueError, match=f"{file} .*{sentence}"):
+            train(more, "latest")
+        if file == "ema.safetensors":
+            with pytest.raises(ValueError, match=f"{file} .*{sentence}"):
+                export_pipeline(checkpoint, tmp_path / "exported")
+    assert list_checkpoints(checkpoint.parent) == [checkpoint]
+
+
+def test_a_checkpoint_of_version_0_1_goes_on(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = train(make_config(training={"steps": 1}))
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["files"], state["run"]
+    (checkpoint / "state.json").write_text(json.dumps(state | {"param_groups": []}))
+    assert train(make_config(training={"steps": 2}), "latest").name == "checkpoint-00000002"
+    assert "its files were not checked" in caplog.text
+
+
+def test_a_fusion_that_never_learned_is_resumed(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Its parameters have no moments."""
+    options = {"freeze_fusion_after": 0.0, "checkpoint_every": 1, "steps": 2}
+    whole, parts = (make_config(training={"output": tmp_path / name, **options}) for name in ("whole", "parts"))
+    last = train(whole)
+    (tmp_path / "parts").mkdir()
+    shutil.copytree(tmp_path / "whole/checkpoint-00000001", tmp_path / "parts/checkpoint-00000001")
+    resumed = train(parts, "latest")
+    for path in last.iterdir():
+        assert path.read_bytes() == (resumed / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ CHANGES: dict[str, Any] = {
     "vae.downsampling": (REFUSED, 4),
     "data.source": {"source": "scenes"},
     "data.image_size": 16,
+    "data.buckets": [[40, 32], [24, 32]],
     "data.caption_dropout": 0.9,
     "data.original_caption_rate": 1.0,
     "data.random_crop": True,
@@ -74,6 +75,7 @@ CHANGES: dict[str, Any] = {
     "data.source.scenes.spacing": 4,
     "data.source.scenes.crowd_spacing": 4,
     "data.source.scenes.captions": 2,
+    "data.source.scenes.wording": "claims",
     "flow.timestep_mean": 1.0,
     "flow.timestep_std": 2.0,
     "flow.weight_power": 1.0,
@@ -101,9 +103,12 @@ CHANGES: dict[str, Any] = {
     "training.trackers": (REFUSED, ["nonsense"]),
     "validation.every": 1,
     "validation.prompts": ["the blue star"],
-    "validation.num_inference_steps": 1,
+    "validation.num_inference_steps": 9,
     "validation.guidance_scale": 1.0,
     "validation.seed": 3,
+    "validation.loss_every": 1,
+    "validation.loss_examples": 1,
+    "validation.source": {"source": "json", "path": "<other>"},
 }
 
 # Keys whose point is that the numbers stay, or that need more than a run; the test that holds each.
@@ -112,6 +117,10 @@ ELSEWHERE = {
     "text.cache_gib": "text/test_feature_cache.py",
     "text.architecture": "models/test_flops.py",
     "data.num_workers": "data/test_stream.py",
+    "data.bucket_step": "data/test_order.py",
+    "data.shuffle_window": "data/test_order.py",
+    "validation.width": "training/test_ahead.py",
+    "validation.height": "training/test_ahead.py",
     "training.output": "training/test_run.py",
     "training.initialize": "training/test_trainer.py",
     "training.gradient_accumulation": "training/test_trainer.py",
@@ -120,6 +129,11 @@ ELSEWHERE = {
     **{f"data.source.huggingface.{key}": "data/test_data_sources.py" for key in ("path", "name", "split")},
     **{f"data.source.huggingface.{key}": "data/test_data_sources.py" for key in ("image_key", "text_key")},
     "data.source.latents.path": "training/test_precompute.py",
+    **{f"data.source.webdataset.{key}": "data/test_shards.py" for key in ("path", "text_key", "original_text_key")},
+    **{
+        f"data.source.parquet.{key}": "data/test_pack.py"
+        for key in ("path", "image_key", "text_key", "original_text_key", "row_groups")
+    },
 }
 
 
@@ -161,7 +175,8 @@ def outcome(values: dict[str, Any], folder: Path) -> dict[str, object]:
     values["training"]["output"] = str(run)
     train(Config.model_validate(values))
     metrics = [
-        {k: v for k, v in line.items() if k != "images_per_second"} for line in read_lines(run / "metrics.jsonl")
+        {k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")}
+        for line in read_lines(run / "metrics.jsonl")
     ]
     left_out = {"metrics.jsonl", "config.yaml", "versions.json"}
     files = {
@@ -211,7 +226,15 @@ def base_values(kind: str, places: dict[str, str]) -> dict[str, Any]:
         },
         "optimizer": {"learning_rate": 1e-2, "schedule": "linear", "warmup_steps": 2},
         "training": {"steps": 3, "batch_size": 4, "ema_decay": 0.9, "log_every": 1, "checkpoint_every": 2},
-        "validation": {"every": 3, "prompts": ["a red circle"], "num_inference_steps": 2, "guidance_scale": 2.0},
+        "validation": {
+            "every": 3,
+            "prompts": ["a red circle"],
+            "num_inference_steps": 2,
+            "guidance_scale": 2.0,
+            "loss_every": 2,
+            "loss_examples": 3,
+            "source": {"source": "json", "path": places["<set>"]},
+        },
     }
     if kind == "scenes":
         values["data"] |= {"source": {"source": "scenes"}, "original_caption_rate": 0.0}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.text import TextEncoder
 from semantic_routing.training import train
-from semantic_routing.training.config import Config
+from semantic_routing.training.config import Config, load_config
 from semantic_routing.training.export import export_pipeline
 
 
@@ -38,6 +38,11 @@ def test_the_pipeline_has_the_run_s_weights_and_options(checkpoint: Path, tmp_pa
     assert pipeline.transformer.config.prediction == "sample"
     assert pipeline.prompt_encoder.layers == [1, 3]
     assert (pipeline.prompt_encoder.instruction, pipeline.prompt_encoder.max_length) == ("draw ", 20)
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name")
+    assert "# out\n" in card
+    assert "source: json" in card
+    assert load_config(str(out / "config.yaml")).data.image_size == 16
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a star", num_inference_steps=1).images[0].size == (16, 16)
 

@@ -1,14 +1,16 @@
 """Muon and AdamW as one optimizer do what each does alone."""
 
 import copy
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from tiny import TRANSFORMER_SIZES, normal
 from torch import nn
 
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.training.config import OptimizerConfig
-from semantic_routing.training.optimizer import CombinedOptimizer, build_optimizer, takes_muon
+from semantic_routing.training.optimizer import CombinedOptimizer, SharedMuon, build_optimizer, takes_muon
 
 
 def test_muon_takes_the_matrices_of_attention_and_mlp_alone() -> None:
@@ -84,3 +86,31 @@ def test_a_schedule_moves_both_rates() -> None:
 def test_modulations_are_adamw_s() -> None:
     assert not takes_muon("blocks.0.modulation.linear.weight", nn.Parameter(normal(4, 4)))
     assert not takes_muon("context_embedder.linear.weight", nn.Parameter(normal(4, 4)))
+
+
+def step_in_two_processes(rank: int, folder: Path) -> None:
+    """Three steps of the same gradients in each of two processes, with a checkpoint of process 0 between them."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    shapes = [(6, 4), (8, 8), (4, 12), (5, 5), (3, 7)]
+    shared, alone = ([nn.Parameter(normal(*shape)) for shape in shapes] for _ in range(2))
+    optimizers = [kind(own, lr=0.1) for kind, own in ((SharedMuon, shared), (torch.optim.Muon, alone))]
+    for step in range(3):
+        for matrices, optimizer in zip((shared, alone), optimizers, strict=True):
+            for number, matrix in enumerate(matrices):
+                matrix.grad = None if number == step == 1 else normal(*matrix.shape) * (step + 1 + number)
+            optimizer.step()
+        state = [optimizers[0].state_dict()]
+        dist.broadcast_object_list(state, src=0)
+        optimizers[0].load_state_dict(state[0])
+    torch.save([*shared, *(optimizers[0].state[matrix]["momentum_buffer"] for matrix in shared)], folder / f"{rank}.pt")
+    if rank == 0:
+        torch.save([*alone, *(optimizers[1].state[matrix]["momentum_buffer"] for matrix in alone)], folder / "alone.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_that_share_the_matrices_step_as_one(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(step_in_two_processes, (tmp_path,), nprocs=2, start_method="fork")
+    first, second, alone = (torch.load(tmp_path / f"{name}.pt") for name in (0, 1, "alone"))
+    for tensors in zip(first, second, alone, strict=True):
+        assert tensors[0].equal(tensors[1])
+        assert tensors[0].equal(tensors[2])

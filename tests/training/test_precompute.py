@@ -24,7 +24,7 @@ from semantic_routing.training.build import build_codecs
 from semantic_routing.training.config import Config, load_config
 from semantic_routing.training.export import export_pipeline
 from semantic_routing.training.precompute import precompute
-from semantic_routing.training.trainer import Trainer
+from semantic_routing.training.trainer import make_trainer
 
 CPU = torch.device("cpu")
 BROKEN = (2, 8, 9, 10, 11)  # of the last shard of four all
@@ -87,7 +87,10 @@ def test_a_step_from_latents_is_the_step_from_images(
     changes = {"vae": {"dtype": dtype}, "training": {"precision": precision}}
     report = precompute(run(**changes), tmp_path / "ahead", 3, CPU)
     assert (report.examples, len(report.broken)) == (12, len(BROKEN))
-    ours, theirs = Trainer(run("ahead-run", tmp_path / "ahead", **changes)), Trainer(run("images-run", **changes))
+    ours, theirs = (
+        make_trainer(run("ahead-run", tmp_path / "ahead", **changes)),
+        make_trainer(run("images-run", **changes)),
+    )
     seen = []
     for number in range(36):
         one, other = ours.stream[number], theirs.stream[number]
@@ -100,7 +103,9 @@ def test_a_step_from_latents_is_the_step_from_images(
     assert batch.images.shape == (4, 8, 8, 8)
     with ours.accelerator.autocast():
         latents, expected = (
-            trainer.codec.encode(images, [torch.Generator().manual_seed(int(seed)) for seed in batch.noise_seeds])
+            trainer.subject.codec.encode(
+                images, [torch.Generator().manual_seed(int(seed)) for seed in batch.noise_seeds]
+            )
             for trainer, images in ((ours, batch.images), (theirs, other.images))
         )
     torch.testing.assert_close(latents, expected, rtol=tolerance, atol=tolerance)
@@ -219,7 +224,7 @@ def test_latents_of_something_else_are_refused(run: Run, vae_folder: Path, tmp_p
     for sentence, change in changes.items():
         with pytest.raises(ValueError, match=sentence):
             train(run("other", ahead, **change))
-        with pytest.raises(ValueError, match=r"ahead was begun with (vae|image_size) .*; the config says "):
+        with pytest.raises(ValueError, match=r"ahead was begun with (vae\.\w+|image_size) .*; the config says "):
             precompute(run(**change), ahead, 3, CPU)
     with pytest.raises(ValueError, match=r"precision='float32'; the config's has 'bfloat16'"):
         build_codecs(run("other", ahead, training={"precision": "bfloat16"}), CPU)

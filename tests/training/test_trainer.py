@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from semantic_routing.training import NonFiniteLossError, checkpoint, train
 from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
-from semantic_routing.training.trainer import Trainer
+from semantic_routing.training.trainer import Trainer, make_trainer
 
 FILES = ("model", "ema", "optimizer")
 Make = Callable[..., Config]
@@ -143,7 +143,9 @@ def test_captions_of_a_pool_are_encoded_before_the_first_step(
     values["data"]["source"] = {"source": "scenes", "captions": 5}
     values["data"]["image_size"] = 32
     values["text"]["cache"] = str(tmp_path / "features")
-    trainer = Trainer(Config.model_validate(values))
+    trainer = make_trainer(Config.model_validate(values))
     assert len(list((tmp_path / "features").glob("pool-*.safetensors"))) == 1
-    monkeypatch.setattr(trainer.encoder, "_read", lambda tokens: pytest.fail("a caption was encoded while training"))
+    monkeypatch.setattr(
+        trainer.subject.encoder, "_read", lambda tokens: pytest.fail("a caption was encoded while training")
+    )
     trainer.run()

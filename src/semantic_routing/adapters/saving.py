@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..fusion import FUSIONS
+from ..fusion.saved import ADAPTER_CONFIG as CONFIG
+from ..fusion.saved import ADAPTER_WEIGHTS as WEIGHTS
 from ..io.files import read_json, sha256, whole_file, write_json
 from ..io.registry import source_of
 from ..io.versions import versions
 from .attach import Routable, attach_fusion, find_routing, host_model, parts
 from .capture import EncoderSizes, capture
 from .hosts import config_of
-
-WEIGHTS, CONFIG = "routing.safetensors", "routing_config.json"
 
 
 def save_routing(target: Routable, folder: str | Path) -> Path:

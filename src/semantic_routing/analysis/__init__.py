@@ -9,6 +9,8 @@ from .drift import Drift
 from .trajectory import TrajectoryAnalysis
 from .shift import Shift
 from .usage import Usage
+from .knob import Knob
+from .words import Words
 from .prompt import Prompt
 from .overhead import Overhead
 # isort: on
@@ -21,6 +23,7 @@ __all__ = [
     "Analysis",
     "AnalysisOptions",
     "Drift",
+    "Knob",
     "Overhead",
     "Prompt",
     "SavedModel",
@@ -30,4 +33,5 @@ __all__ = [
     "Trend",
     "Usage",
     "Weights",
+    "Words",
 ]

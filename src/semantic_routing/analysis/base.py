@@ -68,6 +68,12 @@ def choose(only: Sequence[str], model: "SavedModel") -> tuple[dict[str, Analysis
         for name, analysis in chosen.items()
         if not analysis.applies_to(model)
     }
+    if model.files.is_adapter:
+        refusals |= {
+            name: f"{name} makes images; {model.files.folder} is a fusion for a host and has no pipeline to make them."
+            for name, analysis in chosen.items()
+            if analysis.samples and name not in refusals
+        }
     if only and refusals:
         raise ValueError(next(iter(refusals.values())))
     applicable = {name: analysis() for name, analysis in chosen.items() if name not in refusals}

@@ -125,8 +125,8 @@ def mean_over_tokens(
 
 
 def mean_over_readers(
-    fusion: TextFusion, weights: Float[Tensor, "readers rows layers"]
-) -> Float[Tensor, "blocks rows layers"]:
+    fusion: TextFusion, weights: Float[Tensor, "readers *rows layers"]
+) -> Float[Tensor, "blocks *rows layers"]:
     """Mean over the contexts that a block reads, where keys and values, or heads, read different ones."""
     return weights.unflatten(0, (-1, math.prod(fusion.readers))).mean(1)  # type: ignore[no-untyped-call]
 

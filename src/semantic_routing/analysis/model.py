@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fusion import TextFusion
+from ..fusion import LayerGains, TextFusion
+from ..fusion.gains import GainKey
 from ..fusion.timestep_map import GateTime
 from ..pipelines.saved import PipelineFiles, layer_numbers, load_fusion
 from ..reporting.arrays import Arrays, NamedArray
@@ -66,6 +67,14 @@ class AnalysisOptions:
             )
 
 
+# What tells samples of the same prompts and noise apart.
+_Variant = tuple[float, GateTime | None, frozenset[tuple[GainKey, float]]]
+
+
+def _variant(guidance: float, timestep_map: GateTime | None = None, layer_gains: LayerGains | None = None) -> _Variant:
+    return guidance, timestep_map, frozenset((layer_gains or {}).items())
+
+
 class SavedModel:
     """A saved pipeline. Its parts are read when they are first asked for, and nothing is sampled twice.
 
@@ -78,7 +87,7 @@ class SavedModel:
         self.files = files
         self.options = options or AnalysisOptions()
         self._results: dict[str, Arrays] = {}
-        self._samples: dict[tuple[float, GateTime | None], Latents] = {}
+        self._samples: dict[_Variant, Latents] = {}
 
     @cached_property
     def fusion(self) -> TextFusion | None:
@@ -126,9 +135,29 @@ class SavedModel:
             raise ValueError(f"This needs layer weights that are not negative; this model {self.fusion_sentence}.")
         return self.weights
 
+    @property
+    def magnitudes(self) -> NamedArray:
+        """How large the fusion weights are, whatever their sign.
+
+        Raises:
+            ValueError: there are no weights.
+        """
+        if self.weights is None:
+            raise ValueError(f"This needs layer weights; this model {self.fusion_sentence}.")
+        return NamedArray(np.abs(self.weights.values), self.weights.axes)
+
     @cached_property
     def pipeline(self) -> "SemanticRoutingPipeline":
-        """The whole pipeline, for sampling."""
+        """The whole pipeline, for sampling.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.files.is_adapter:
+            raise ValueError(
+                f"{self.files.folder} is a fusion for a host; without the host's pipeline there is no text or image to "
+                f"know what a fusion reads that varies with {' and '.join(sorted(self.varies_with))}."
+            )
         from ..pipelines.loading import load_pipeline
 
         return load_pipeline(str(self.files.folder), self.options.dtype, self.options.device)
@@ -180,21 +209,27 @@ class SavedModel:
     def trajectory(self, guidance: float) -> Trajectory:
         """How all prompts' images come about; only their ends are kept."""
         found = sample_trajectory(self.pipeline, self.prompts, self.noise, self.steps, guidance)
-        self._samples[guidance, None] = found.states[-1]
+        self._samples[_variant(guidance)] = found.states[-1]
         return found
 
-    def samples(self, guidance: float, timestep_map: GateTime | None = None) -> Latents:
+    def samples(
+        self, guidance: float, timestep_map: GateTime | None = None, layer_gains: LayerGains | None = None
+    ) -> Latents:
         """Final latents of all prompts."""
-        key = (guidance, timestep_map)
+        key = _variant(guidance, timestep_map, layer_gains)
         if key not in self._samples:
-            self._samples[key] = self.samples_of(self.pipeline, guidance, timestep_map)
+            self._samples[key] = self.samples_of(self.pipeline, guidance, timestep_map, layer_gains)
         return self._samples[key]
 
     def samples_of(
-        self, pipeline: "SemanticRoutingPipeline", guidance: float, timestep_map: GateTime | None = None
+        self,
+        pipeline: "SemanticRoutingPipeline",
+        guidance: float,
+        timestep_map: GateTime | None = None,
+        layer_gains: LayerGains | None = None,
     ) -> Latents:
         """Final latents that another pipeline makes of the same prompts and noise."""
-        return sample_latents(pipeline, self.prompts, self.noise, self.steps, guidance, timestep_map)
+        return sample_latents(pipeline, self.prompts, self.noise, self.steps, guidance, timestep_map, layer_gains)
 
     def correct(self, latents: Latents) -> NDArray[np.bool_] | None:
         """Whether each image shows all that its prompt claims; None for prompts that cannot be judged."""

@@ -3,20 +3,22 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from ..fusion import FUSIONS
-from ..pipelines import SemanticRoutingPipeline
-from ..pipelines.replace import with_strategy
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
 from ..reporting.figures import OKABE_ITO, Figure, panels, signed
 from ..reporting.table import Table
 from .base import ANALYSES, Analysis
 from .model import SavedModel
 from .samples import identity
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
 
 BASELINE = "penultimate"
 THIN = {"elinewidth": 0.5, "capsize": 1.0, "capthick": 0.5}
@@ -123,8 +125,10 @@ def digits_of(rounds: NDArray[np.float64]) -> int:
     return 1 if np.ptp(rounds) < 1 else 0
 
 
-def pipelines_of_all(model: SavedModel) -> dict[str, SemanticRoutingPipeline]:
+def pipelines_of_all(model: SavedModel) -> dict[str, "SemanticRoutingPipeline"]:
     """A pipeline of each registered strategy on the model's backbone; those that cannot be built there are left out."""
+    from ..pipelines.replace import with_strategy
+
     own = model.files.strategy
     found = {}
     for strategy in FUSIONS:
@@ -134,7 +138,7 @@ def pipelines_of_all(model: SavedModel) -> dict[str, SemanticRoutingPipeline]:
     return found
 
 
-def count_flops(pipeline: SemanticRoutingPipeline, prompt: str, steps: int) -> int:
+def count_flops(pipeline: "SemanticRoutingPipeline", prompt: str, steps: int) -> int:
     """FLOPs of one guided image: the language model, then all of sampling."""
     from ..models.flops import Sampling, count_language_model, count_sampling
     from ..text.depth import shorten
@@ -148,7 +152,7 @@ def count_flops(pipeline: SemanticRoutingPipeline, prompt: str, steps: int) -> i
 
 
 def measure(
-    model: SavedModel, pipelines: Sequence[SemanticRoutingPipeline], prompt: str
+    model: SavedModel, pipelines: Sequence["SemanticRoutingPipeline"], prompt: str
 ) -> Float[np.ndarray, "rounds pipelines"]:
     """Seconds to sample one image, `rounds pipelines`; they take turns, and a first round is not counted."""
     rounds = []

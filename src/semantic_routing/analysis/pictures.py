@@ -1,12 +1,13 @@
 """Samples side by side, and shares of correct ones."""
 
-import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ..reporting.figures import WIDTH, Figure, panels, signed
+from ..reporting.figures import Figure, raster, signed
+from ..reporting.picture_grid import Row, picture_grid
 from .model import SavedModel
 from .samples import Latents, decode
 
@@ -17,19 +18,12 @@ def draw_pictures(model: SavedModel, ends: Mapping[str, Latents], name: str, wha
     """A row a variant and a column a prompt; columns are spread over the prompts, and start from the same noise."""
     count = min(SHOWN, len(model.prompts))
     columns = [number * len(model.prompts) // count for number in range(count)]
-    canvas, axes = panels(len(ends), count, min(WIDTH / count, 1.2) + 0.15)
-    for row, (variant, latents) in enumerate(ends.items()):
-        pictures = decode(model.pipeline, latents[columns])
-        for place, picture, column in zip(axes[row * count :], pictures, columns, strict=False):
-            place.imshow(picture, interpolation="nearest")
-            place.set_xticks([])
-            place.set_yticks([])
-            place.spines[:].set_visible(False)
-            if row == 0:
-                place.set_title(textwrap.fill(textwrap.shorten(model.prompts[column], 60), 17), fontsize=5)
-        axes[row * count].set_ylabel(textwrap.fill(variant, 14), fontsize=6)
+    rows: list[Row] = []
+    for variant, latents in ends.items():
+        pictures = [Image.fromarray(picture) for picture in decode(model.pipeline, latents[columns])]
+        rows.append(Row(pictures, variant, () if rows else [model.prompts[column] for column in columns]))
     caption = f"{what}, at guidance {model.guidance:g}; images of a column start from the same noise."
-    return Figure(name, canvas, caption)
+    return Figure(name, raster(picture_grid(rows)), caption)
 
 
 def share_correct(correct: NDArray[np.float64]) -> str:

@@ -58,7 +58,8 @@ def probe(
     for claim in chosen:
         check_enough(claim, said[claim])
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    language_model = load_language_model(model, getattr(torch, dtype)).to(target)
+    language_model = load_language_model(model, getattr(torch, dtype))
+    torch.nn.Module.to(language_model, target)
     layers = list(range(language_model.config.num_hidden_layers + 1))
     encoder = TextEncoder(language_model, load_tokenizer(model), layers)
     columns = [*map(str, layers), MEAN, MIX]
@@ -162,7 +163,10 @@ def draw(arrays: Arrays) -> Figure:
     for i, (place, (role, meaning)) in enumerate(zip(axes, ROLES.items(), strict=True)):
         cells = place.imshow(np.clip(shares[i], 0, 1), cmap="viridis", vmin=0, vmax=1, aspect="auto")
         place.set_title(f"{role}: {meaning}")
-        label_cells(place, "x", columns, 40)
+        # Of many layers every so many has its number; the mean and the mixture stand at the end, upright.
+        every = -(-len(columns) // 12)
+        places = [*range(0, len(columns) - 2, every), len(columns) - 2, len(columns) - 1]
+        place.set_xticks(places, [str(columns[column]) for column in places], rotation=90 if every > 1 else 0)
         label_cells(place, "y", claims, 40)
         place.axvline(len(columns) - 2.5, color="white", linewidth=2)
         if len(columns) <= 16:

@@ -25,6 +25,7 @@ from .weights import SCALE, weight_bar, weight_map
 if TYPE_CHECKING:
     from ..models.attention import CrossAttention, KeyValue
     from ..models.tokens import TextTokens
+    from ..text import TextEncoder
 
 MOST_TOKENS = 40
 
@@ -150,13 +151,13 @@ def _label_tokens(axes: Axes, tokens: Coordinates) -> None:
     axes.set_xlabel("token")
 
 
-def token_texts(encoder: Any, prompt: str) -> list[str]:
+def token_texts(encoder: "TextEncoder", prompt: str) -> list[str]:
     """The tokens of a prompt as its tokenizer writes them, numbered so that equal ones stay apart."""
     ids = encoder.tokenize([prompt])[0][0].tolist()
     return [f"{number}: {text}" for number, text in enumerate(encoder.tokenizer.convert_ids_to_tokens(ids))]
 
 
-def word_positions(encoder: Any, prompt: str) -> list[int]:
+def word_positions(encoder: "TextEncoder", prompt: str) -> list[int]:
     """Positions of the tokens that the tokenizer does not call special, such as [CLS]."""
     ids = encoder.tokenize([prompt])[0][0].tolist()
     return [number for number, token in enumerate(ids) if token not in encoder.tokenizer.all_special_ids]

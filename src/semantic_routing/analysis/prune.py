@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ..fusion import Moment
 from ..io.files import whole_folder, write_json
-from ..pipelines import SemanticRoutingPipeline
-from ..pipelines.prune import prune_pipeline
 from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import NamedArray
 from .layer_weights import FINE_TIMES
 from .model import AnalysisOptions, SavedModel
 from .pictures import paired_change, share_correct
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
 
 
 class ContextChange(NamedTuple):
@@ -26,6 +27,21 @@ class ContextChange(NamedTuple):
 
     largest: float
     mean: float
+
+
+class Comparison(TypedDict):
+    """What pruning saves and changes; of two values the first is without it."""
+
+    layers: list[int]
+    layers_before: list[int]
+    language_model_layers: int
+    language_model_layers_run: int
+    language_model_bytes: list[int]
+    encoding_seconds: list[float]
+    context_change: dict[str, float] | None
+    image_change: float
+    prompts: int
+    correct: NotRequired[list[list[float]]]
 
 
 def most_weight(weights: NamedArray) -> NDArray[np.float64]:
@@ -61,7 +77,7 @@ def choose_layers(weights: NamedArray, keep: int | None = None, threshold: float
 
 @torch.no_grad()
 def context_change(
-    pipeline: SemanticRoutingPipeline, kept: Sequence[int], prompts: Sequence[str]
+    pipeline: "SemanticRoutingPipeline", kept: Sequence[int], prompts: Sequence[str]
 ) -> ContextChange | None:
     """How far the context of each block moves when only the layers at positions `kept` are read.
 
@@ -103,10 +119,12 @@ def prune(
     Raises:
         ValueError: `out` exists, the layers cannot be chosen so, or the fusion cannot drop layers.
     """
+    from ..pipelines.prune import prune_pipeline
+
     if out.exists():
         raise ValueError(f"{out} exists already; name a new folder.")
     model = SavedModel(find_pipeline(name), options)
-    kept = choose_layers(model.distributions, keep, threshold)
+    kept = choose_layers(model.magnitudes, keep, threshold)
     pruned = prune_pipeline(model.pipeline, kept)
     numbers = compare(model, pruned, kept)
     with whole_folder(out) as partial:
@@ -115,14 +133,14 @@ def prune(
     return describe(numbers)
 
 
-def compare(model: SavedModel, pruned: SemanticRoutingPipeline, kept: Sequence[int]) -> dict[str, Any]:
+def compare(model: SavedModel, pruned: "SemanticRoutingPipeline", kept: Sequence[int]) -> Comparison:
     """What a pruned pipeline saves and changes, in numbers."""
     whole, prompts, guidance = model.pipeline, model.prompts, model.guidance
     seconds = _encoding_seconds([whole, pruned], prompts, model.options.rounds)
     ends = [model.samples(guidance), model.samples_of(pruned, guidance)]
     change = context_change(whole, kept, prompts)
     correct = [model.correct(end) for end in ends]
-    numbers: dict[str, Any] = {
+    numbers: Comparison = {
         "layers": [model.layers[position] for position in kept],
         "layers_before": model.layers,
         "language_model_layers": whole.text_encoder.config.num_hidden_layers,
@@ -139,7 +157,7 @@ def compare(model: SavedModel, pruned: SemanticRoutingPipeline, kept: Sequence[i
     return numbers
 
 
-def describe(numbers: dict[str, Any]) -> list[str]:
+def describe(numbers: Comparison) -> list[str]:
     """The numbers of `compare` as sentences."""
     before, after = numbers["language_model_bytes"]
     slow, fast = numbers["encoding_seconds"]
@@ -154,15 +172,17 @@ def describe(numbers: dict[str, Any]) -> list[str]:
         f"Changes: {moved}images by {numbers['image_change']:.4f} (root mean square).",
     ]
     if "correct" in numbers:
-        before, after = (np.array(values) for values in numbers["correct"])
+        whole, pruned = (np.array(values) for values in numbers["correct"])
         sentences.append(
-            f"Correct images of {numbers['prompts']} scenes: {share_correct(before)} → {share_correct(after)} "
-            f"(change {paired_change(after, before)})."
+            f"Correct images of {numbers['prompts']} scenes: {share_correct(whole)} → {share_correct(pruned)} "
+            f"(change {paired_change(pruned, whole)})."
         )
     return sentences
 
 
-def _encoding_seconds(pipelines: Sequence[SemanticRoutingPipeline], prompts: Sequence[str], rounds: int) -> list[float]:
+def _encoding_seconds(
+    pipelines: Sequence["SemanticRoutingPipeline"], prompts: Sequence[str], rounds: int
+) -> list[float]:
     """Median seconds to encode the prompts, the pipelines taking turns after one round that is not counted."""
     taken: list[list[float]] = [[] for _ in pipelines]
     for round_ in range(rounds + 1):

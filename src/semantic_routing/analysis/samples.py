@@ -1,7 +1,7 @@
 """Runs of the pipeline whose latents are kept at every step."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..fusion import LayerGains
 from ..fusion.timestep_map import GateTime
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def sample_latents(
     steps: int,
     guidance: float,
     timestep_map: GateTime | None = None,
+    layer_gains: LayerGains | None = None,
     batch_size: int = 16,
     on_step: Callable[[Latents], None] | None = None,
 ) -> Latents:
@@ -56,12 +58,13 @@ def sample_latents(
         steps: Euler steps.
         guidance: classifier-free guidance scale.
         timestep_map: the time that the fusion sees; None is the sampler's own time, even where the pipeline has a map.
+        layer_gains: factors of layers, see `fusion.LayerGains`.
         batch_size: images at a time.
         on_step: called with the latents of a batch after each step.
     """
     pipeline.set_progress_bar_config(disable=True)
 
-    def callback(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def callback(_: object, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None:
             on_step(tensors["latents"].float().cpu())
         return {}
@@ -75,6 +78,7 @@ def sample_latents(
             guidance_scale=guidance,
             latents=noise[rows],
             timestep_map=timestep_map or identity,
+            layer_gains=layer_gains,
             output_type="latent",
             callback_on_step_end=callback,
             return_dict=False,
@@ -93,7 +97,7 @@ def sample_trajectory(
 ) -> Trajectory:
     """Samples, and keeps what the sampler went through."""
     states: list[Latents] = []
-    sample_latents(pipeline, prompts, noise, steps, guidance, None, batch_size, states.append)
+    sample_latents(pipeline, prompts, noise, steps, guidance, batch_size=batch_size, on_step=states.append)
     batches = [torch.stack(states[start : start + steps]) for start in range(0, len(states), steps)]
     flow_times = 1 - pipeline.scheduler.sigmas.double().cpu().numpy()
     return Trajectory(flow_times, torch.cat([noise[None], torch.cat(batches, dim=1)]))

@@ -1,7 +1,5 @@
 """The counterfactual: what changes where the fusion sees another time than the backbone (paper, eq. 11, table 3)."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -94,12 +92,9 @@ def draw_maps(gate_time: NamedArray) -> Figure:
     canvas, axes = panels(1, 2, 2.8)
     along = gate_time.numbers("flow_time")
     for number, name in enumerate(gate_time.axes["map"]):
-        look: dict[str, Any] = {
-            "color": "black" if name == NONE else OKABE_ITO[number - 1],
-            "linestyle": DASHES[number],
-        }
-        axes[0].plot(along, gate_time.at(map=name), label=name, **look)
-        axes[1].plot(along, gate_time.at(map=name) - along, **look)
+        color, dash = "black" if name == NONE else OKABE_ITO[number - 1], DASHES[number]
+        axes[0].plot(along, gate_time.at(map=name), color=color, ls=dash, label=str(name))
+        axes[1].plot(along, gate_time.at(map=name) - along, color=color, ls=dash)
     axes[0].set(xlabel=FLOW_TIME, ylabel="time that the fusion sees")
     axes[1].set(xlabel=FLOW_TIME, ylabel="that time − t")
     axes[0].legend()

@@ -1,7 +1,5 @@
 """How alike fusion weights are across blocks and across times (paper, fig. 3)."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +19,7 @@ class Similarity(Analysis):
     """Jensen-Shannon similarity of fusion weights."""
 
     title = "Similarity of fusion weights across blocks and times"
-    needs = "layer weights that vary with block or time"
+    needs = "layer weights that are not negative and vary with block or time"
 
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:
@@ -58,8 +56,10 @@ class Similarity(Analysis):
             distance, mean = by_distance(array)
             axes[-1].plot(distance, mean, color=OKABE_ITO[number], linestyle=DASHES[number], label=NAMES[axis])
         least = min(float(array.values.min()) for array in arrays.values())
-        bar: dict[str, Any] = {"label": "similarity (1 means equal)", "extend": "min" if least < LOWEST else "neither"}
-        canvas.colorbar(cells, ax=axes[:-1], location="top", shrink=0.6, **bar)
+        extend = "min" if least < LOWEST else "neither"
+        canvas.colorbar(
+            cells, ax=axes[:-1], location="top", shrink=0.6, extend=extend, label="similarity (1 means equal)"
+        )
         axes[-1].set(xlabel="distance (1: first and last)", ylabel="mean similarity", xlim=(0, 1))
         axes[-1].legend()
         caption = (

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import rel_entr
-from scipy.stats import wasserstein_distance
 
 Distributions = Float[np.ndarray, "... layers"]
 
@@ -25,6 +23,8 @@ def normalized(weights: Distributions) -> Distributions:
 
 def similarity_matrix(weights: Float[np.ndarray, "rows layers"]) -> Float[np.ndarray, "rows rows"]:
     """1 minus the Jensen-Shannon divergence to base 2: 1 means equal, 0 that no layer is shared."""
+    from scipy.special import rel_entr
+
     p, q = weights[:, None], weights[None]
     mean = (p + q) / 2
     divergence = (rel_entr(p, mean) + rel_entr(q, mean)).sum(-1) / (2 * np.log(2))
@@ -33,6 +33,8 @@ def similarity_matrix(weights: Float[np.ndarray, "rows layers"]) -> Float[np.nda
 
 def wasserstein(p: Distributions, q: Distributions, positions: Float[np.ndarray, " layers"]) -> NDArray[np.float64]:
     """1-Wasserstein distance between distributions over places on a line."""
+    from scipy.stats import wasserstein_distance
+
     distance = np.vectorize(
         lambda first, second: wasserstein_distance(positions, positions, first, second), signature="(n),(n)->()"
     )

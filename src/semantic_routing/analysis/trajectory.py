@@ -1,7 +1,5 @@
 """Does sampling run ahead of the schedule that the fusion was trained on? (paper, section 5.2 and fig. 4)"""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
@@ -122,13 +120,10 @@ def draw_distances(arrays: Arrays, guidance: float, images: int) -> Figure:
     shown = along < LAST
     for number, scale in enumerate(sorted({1.0, guidance})):
         for process, dash in zip(PROCESSES, DASHES, strict=False):
-            look: dict[str, Any] = {
-                "color": _color(number),
-                "linestyle": dash,
-                "label": f"{process}, guidance {_scale(scale)}",
-            }
+            label = f"{process}, guidance {_scale(scale)}"
             for place, array in zip(axes, (mse, ratio), strict=False):
-                place.plot(along[shown], array.at(guidance=scale, process=process)[shown], **look)
+                values = array.at(guidance=scale, process=process)[shown]
+                place.plot(along[shown], values, color=_color(number), ls=dash, label=label)
         sampled, forward = (ratio.at(guidance=scale, process=process) for process in PROCESSES)
         axes[2].plot(along[shown], (sampled - forward)[shown], color=_color(number))
     axes[2].axhline(0, color="0.5", linewidth=0.7, linestyle=":")

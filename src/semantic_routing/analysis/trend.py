@@ -16,7 +16,7 @@ class Trend(Analysis):
     """Mean and variance of the depth that is read, by block and by time."""
 
     title = "Semantic center and dispersion"
-    needs = "layer weights that vary with block or time"
+    needs = "layer weights that are not negative and vary with block or time"
 
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:

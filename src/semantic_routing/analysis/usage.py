@@ -1,11 +1,8 @@
 """Which language-model layers are needed, and what it would cost to drop the others (paper, section 5.1)."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ..pipelines.prune import prune_pipeline
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
 from ..reporting.figures import OKABE_ITO, Figure, panels
 from ..reporting.table import Table
@@ -29,7 +26,7 @@ class Usage(Analysis):
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:
         """Models whose layers can be ranked, and dropped."""
-        if model.fusion is None or not model.weight_axes:
+        if model.fusion is None or model.weights is None:
             return False
         try:
             model.fusion.keep_layers(range(max(len(model.layers) - 1, 1)))
@@ -39,7 +36,9 @@ class Usage(Analysis):
 
     def compute(self, model: SavedModel) -> Arrays:
         """`most_weight` over layers; all else over `keep`, the number of layers kept."""
-        weights = model.distributions
+        from ..pipelines.prune import prune_pipeline
+
+        weights = model.magnitudes
         peak, order = most_weight(weights), rank_layers(weights)
         rows = weights.values.reshape(-1, len(peak))
         numbers = keep_numbers(int((peak > 0).sum()))
@@ -97,9 +96,9 @@ class Usage(Analysis):
                 row += [share_correct(correct.at(keep=number)), paired_change(correct.at(keep=number), all_layers)]
             rows.append(row)
         caption = (
-            "Keeping the layers with the most weight, the weights renormalized. Layers run: of the language model, "
-            f"which has {total}. Context change: relative, over blocks, times and tokens of {len(model.prompts)} "
-            "prompts"
+            "Keeping the layers with the most weight, of either sign; a softmax renormalizes the rest. Layers run: of "
+            f"the language model, which has {total}. Context change: relative, over blocks, times and tokens of "
+            f"{len(model.prompts)} prompts"
         )
         caption += "; not measured for a fusion that reads the image." if "state" in model.varies_with else "."
         return [Table(header, rows, caption)]
@@ -124,8 +123,9 @@ class Usage(Analysis):
         if correct is not None:
             share = correct.values.mean(1)
             error = np.sqrt(share * (1 - share) / correct.values.shape[1])
-            look: dict[str, Any] = {"color": OKABE_ITO[2], "marker": "o", "markersize": 3, "capsize": 2}
-            axes[2].errorbar(correct.numbers("keep"), share, error, **look)
+            axes[2].errorbar(
+                correct.numbers("keep"), share, error, color=OKABE_ITO[2], marker="o", markersize=3, capsize=2
+            )
             axes[2].set(xlabel="layers kept", ylabel="share of correct images", ylim=(0, 1))
         for place in axes:
             place.set_ylim(bottom=0)

@@ -1,7 +1,6 @@
 """Fusion weights over layers, blocks and flow time (paper, fig. 1, 2, 6 and 7)."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ..pipelines.saved import find_pipeline
-from ..reporting.arrays import Arrays, NamedArray
+from ..reporting.arrays import Arrays, Coordinate, NamedArray
 from ..reporting.figures import (
     DASHES,
     OKABE_ITO,
@@ -106,22 +105,24 @@ def weight_map(axes: Axes, weights: NDArray[np.float64]) -> ScalarMappable:
     return heat_map(axes, octaves(weights), -float(OCTAVES), float(OCTAVES), DIVERGING)
 
 
-def weight_bar(canvas: Canvas, axes: list[Axes], cells: ScalarMappable, layers: int, **options: Any) -> None:
+def weight_bar(
+    canvas: Canvas, axes: list[Axes], cells: ScalarMappable, layers: int, shrink: float = 1.0, location: str = "right"
+) -> None:
     """The color bar of `weight_map`, in weights."""
-    bar = canvas.colorbar(cells, ax=axes, label="fusion weight", extend="both", **options)
+    bar = canvas.colorbar(cells, ax=axes, label="fusion weight", extend="both", shrink=shrink, location=location)
     ticks = (-OCTAVES, 0, OCTAVES)
     bar.set_ticks(list(ticks), labels=[f"{2.0**tick / layers:.2g}" for tick in ticks])
 
 
-def coarse_times(weights: NamedArray) -> list[Any]:
+def coarse_times(weights: NamedArray) -> list[Coordinate]:
     """The flow times that figures show."""
     return weights.axes["flow_time"][::EVERY]
 
 
-def shown_blocks(weights: NamedArray, everything: bool) -> list[Any]:
+def shown_blocks(weights: NamedArray, everything: bool) -> list[Coordinate]:
     """First, middle and last block, of 24 the paper's 0, 11 and 23; or all."""
     blocks = weights.axes["block"]
-    return blocks if everything else sorted({blocks[0], blocks[(len(blocks) - 1) // 2], blocks[-1]})
+    return blocks if everything else list(dict.fromkeys([blocks[0], blocks[(len(blocks) - 1) // 2], blocks[-1]]))
 
 
 def draw_curves(weights: NamedArray, all_blocks: bool = False) -> Figure:
@@ -168,16 +169,13 @@ def _time_curves(axes: Axes, values: NDArray[np.float64], weights: NamedArray) -
         axes.plot(weights.axes["layer"], values[row], color=color, label=f"{time:.1f}", marker="o", markersize=2)
 
 
-def _block_curves(axes: Axes, weights: NamedArray, blocks: list[Any]) -> None:
+def _block_curves(axes: Axes, weights: NamedArray, blocks: list[Coordinate]) -> None:
     few = len(blocks) <= len(OKABE_ITO)
     colors = OKABE_ITO if few else sequence_colors(len(blocks))
     for number, block in enumerate(blocks):
-        options: dict[str, Any] = {
-            "color": colors[number],
-            "linestyle": DASHES[number] if few else "-",
-            "label": str(block),
-        }
-        axes.plot(weights.axes["layer"], weights.at(block=block), marker="o", markersize=2, **options)
+        color, dash = colors[number], DASHES[number] if few else "-"
+        values = weights.at(block=block)
+        axes.plot(weights.axes["layer"], values, color=color, ls=dash, marker="o", ms=2, label=str(block))
 
 
 def draw_maps(weights: NamedArray) -> Figure:

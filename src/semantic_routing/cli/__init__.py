@@ -15,13 +15,18 @@ from ..io.messages import sentence_of
 from ..io.user_code import import_user_code
 from . import (
     ablate,
+    adapt,
     analyze,
     caption,
+    card,
     compare,
+    config,
     convert,
+    doctor,
     evaluate,
     export,
     generate,
+    pack,
     precompute,
     probe,
     prune,
@@ -32,7 +37,7 @@ from . import (
     weights,
 )
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _print_version(asked: bool) -> bool:
@@ -63,10 +68,13 @@ def options(
 for module in (
     quickstart,
     train,
+    adapt,
     precompute,
     probe,
     export,
+    card,
     generate,
+    pack,
     weights,
     ui,
     analyze,
@@ -75,10 +83,13 @@ for module in (
     convert,
     ablate,
     caption,
+    pack,
     tiny_models,
+    doctor,
 ):
     app.command(module.__name__.rpartition(".")[2].replace("_", "-"))(module.command)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(config.app, name="config")
 
 
 def main() -> None:
@@ -93,7 +104,7 @@ def main() -> None:
     for noisy in ("httpx", "httpx2", "accelerate", "datasets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        app()
+        app(prog_name="sroute")  # shell completion asks for this name, however the command was started
     except (ValueError, OSError) as error:
         if os.environ.get("SROUTE_TRACEBACK"):
             raise

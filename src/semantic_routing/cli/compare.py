@@ -14,7 +14,9 @@ def command(
             "commas, in the same order of seeds on each side."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder for the table as JSON, CSV and Markdown.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the table as JSON, CSV, Markdown and a sortable page.")
+    ] = None,
 ) -> None:
     """Compare scored runs: paired differences with 95 % intervals, corrected for their number, and verdicts."""
     from ..evaluation.compare import compare

@@ -10,30 +10,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import information
+from . import information, judge_check
 
 if TYPE_CHECKING:
     from ..evaluation import Benchmark
 
 
+OTHERS: dict[str, Callable[..., None]] = {"information": information.command, "judge-check": judge_check.command}
+
+
 class BenchmarkCommands(TyperGroup):
     """Makes commands when they are asked for, so that a benchmark that was registered meanwhile has one.
 
-    `information` stands beside the benchmarks: it needs no images to be sampled.
+    Those of `OTHERS` stand beside the benchmarks: they need no images to be sampled.
     """
 
     def list_commands(self, ctx: object) -> list[str]:
-        """The benchmarks' names, and `information`."""
+        """The benchmarks' names, and the others."""
         from ..evaluation import BENCHMARKS
 
-        return [*BENCHMARKS, "information"]
+        return [*BENCHMARKS, *OTHERS]
 
     def get_command(self, ctx: object, cmd_name: str) -> TyperCommand | None:
         """The command of that name, None where there is none."""
         from ..evaluation import BENCHMARKS
 
-        if cmd_name == "information":
-            return _command(cmd_name, information.command)
+        if cmd_name in OTHERS:
+            return _command(cmd_name, OTHERS[cmd_name])
         return make_command(cmd_name, BENCHMARKS[cmd_name]) if cmd_name in BENCHMARKS else None
 
 
@@ -81,18 +84,29 @@ def evaluate(
     benchmark: "type[Benchmark]", options: dict[str, Any], action: str, out: Path, images: Path | None, partial: bool
 ) -> None:
     """Samples, scores, or both; an incomplete result that nobody asked for is a failure."""
+    from ..evaluation import QuestionBenchmark
+    from ..evaluation.agreement import score_by_all
     from ..evaluation.runner import sample, score
     from ..evaluation.sampling import is_main_process
+    from ..evaluation.sharing import judge_share
 
     chosen = benchmark(**_choose(benchmark, options))
     if action != "sample":
         chosen.check_judge()
     if action != "score":
         sample(chosen, _change(benchmark.sampler, options), out)
-    if action != "sample" and is_main_process():
-        result = score(chosen, out, images, options["images_per_prompt"], partial)
-        result.table().print()
-        if not result.complete and not partial:
+    if action == "sample":
+        return
+    judge_share(chosen, out, images, options["images_per_prompt"])
+    if is_main_process():
+        arguments = (out, images, options["images_per_prompt"], partial)
+        if isinstance(chosen, QuestionBenchmark):
+            results = score_by_all(chosen, *arguments)
+        else:
+            results = [score(chosen, *arguments)]
+        for result in results:
+            result.table().print()
+        if not partial and not all(result.complete for result in results):
             raise typer.Exit(1)
 
 

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+from ..io.importing import importing
 from .options import Device, Dtype
 
 
 def command(
-    prompts: Annotated[list[str] | None, typer.Argument(help="One or more prompts.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="PROMPTS", help="One or more prompts.")] = None,
     pipeline: Annotated[str, typer.Option(help="Pipeline folder or hub name; demo is the demo model.")] = "demo",
-    prompts_file: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text file with one prompt a line, after those given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the images.")] = Path("images"),
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Image i of every prompt starts from noise seed + i.")] = 0,
@@ -31,17 +34,23 @@ def command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 8,
+    save_steps: Annotated[
+        bool, typer.Option("--save-steps", help="Write an animated PNG of the steps beside each image.")
+    ] = False,
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
-    """Make images of prompts, and one grid of all images with a row for each prompt."""
-    from ..fusion import read_gains
-    from ..pipelines.generate import generate_files, read_prompts
+    """Make images of prompts, and one grid with a row for each prompt.
+
+    Each file keeps its prompt, its seed and the settings as PNG texts.
+    """
+    with importing():
+        from ..fusion import read_gains
+        from ..pipelines.generate import generate_files, read_prompts
 
     gains = None if layer_gains is None else read_gains(layer_gains)
-    texts = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
     written = generate_files(
-        texts,
+        [*(texts or []), *(read_prompts(prompts) if prompts else [])],
         out,
         pipeline,
         images_per_prompt,
@@ -54,5 +63,6 @@ def command(
         dtype,
         device,
         gains,
+        save_steps,
     )
     typer.echo(f"Wrote {len(written)} images and grid.png to {out}")

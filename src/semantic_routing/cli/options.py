@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..io.config_files import find_config
+from ..io.config_files import find_config, presets
 
 
 def _existing(name: str) -> str:
@@ -13,8 +13,18 @@ def _existing(name: str) -> str:
     return name
 
 
+def _presets(incomplete: str) -> list[str]:
+    """What a shell may complete a config's name to; files it completes itself."""
+    return [name for name in presets() if name.startswith(incomplete)]
+
+
 ConfigName = Annotated[
-    str, typer.Argument(callback=_existing, help="YAML file, or a preset such as scenes/depth-wise or paper/joint.")
+    str,
+    typer.Argument(
+        callback=_existing,
+        autocompletion=_presets,
+        help="YAML file, or a preset such as scenes/depth-wise or paper/joint.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

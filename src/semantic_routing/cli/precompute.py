@@ -13,19 +13,27 @@ def command(
     out: Annotated[Path, typer.Argument(help="Folder to write. An interrupted one is continued.")],
     overrides: Overrides = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that the VAE encodes at a time.")] = 16,
+    text: Annotated[
+        bool, typer.Option(help="Also write the features of all captions, so that training has no language model.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Encode a data set's images once, so that training does not run the VAE.
 
-    The config's data and VAE are used. When it is interrupted, run it again to continue.
+    The config's data, buckets, VAE and text encoder are used. When it is interrupted, run it again to continue.
+    Processes that torchrun starts share the work.
     """
+    import os
+
     import torch
 
     from ..pipelines.loading import usable_device
     from ..training.config import load_config
     from ..training.precompute import precompute
 
-    target = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    report = precompute(load_config(config, overrides or []), out, batch_size, target)
-    typer.echo(f"Wrote latents of {report.examples - len(report.broken)} of {report.examples} examples to {out}.")
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    target = usable_device(device or (own if torch.cuda.is_available() else "cpu"))
+    report = precompute(load_config(config, overrides or []), out, batch_size, target, text)
+    what = "latents and text features" if text else "latents"
+    typer.echo(f"Wrote {what} of {report.examples - len(report.broken)} of {report.examples} examples to {out}.")
     typer.echo(f'To train on them: "data.source={{source: latents, path: {out}}}"')

@@ -14,6 +14,14 @@ def command(
         str | None,
         typer.Option(help="'latest' or a checkpoint's folder: continue the run as if it had never been interrupted."),
     ] = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="With --resume: a key of the config that may differ from the run so far, such as "
+            "optimizer.learning_rate. Can be repeated.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -34,11 +42,11 @@ def command(
         typer.echo(describe(loaded))
         typer.echo(check_inputs(loaded))
         return
-    from ..training import NonFiniteLossError, train
+    from ..training import TrainingError, train
 
     try:
-        checkpoint = train(loaded, resume)
-    except NonFiniteLossError as error:
+        checkpoint = train(loaded, resume, allow_change or [])
+    except TrainingError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"Last checkpoint: {checkpoint}")

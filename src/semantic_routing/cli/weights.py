@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
+from ..io.importing import importing
+
 
 def command(
     pipeline: Annotated[str, typer.Argument(help="Pipeline folder or hub name; 'demo' is the demo model.")] = "demo",
     out: Annotated[Path, typer.Option(help="Folder for weights.png and weights.csv.")] = Path("weights"),
 ) -> None:
     """Draw which language-model layers each block listens to, and over time where that varies."""
-    from ..analysis.weights import draw_weights
+    with importing():
+        from ..analysis.weights import draw_weights
 
     for path in draw_weights(pipeline, out):
         typer.echo(f"Wrote {path}")

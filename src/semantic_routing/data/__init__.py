@@ -2,6 +2,7 @@
 
 from .broken import BrokenExamples
 from .latents import LatentsSource
+from .parquet import ParquetSource
 from .sources import (
     SOURCES,
     BrokenExampleError,
@@ -13,6 +14,7 @@ from .sources import (
     SourceConfig,
 )
 from .stream import Batch, ExampleStream, collate
+from .webdataset import WebDatasetSource
 
 __all__ = [
     "SOURCES",
@@ -24,8 +26,10 @@ __all__ = [
     "FolderSource",
     "HuggingFaceSource",
     "LatentsSource",
+    "ParquetSource",
     "ScenesSource",
     "Source",
     "SourceConfig",
+    "WebDatasetSource",
     "collate",
 ]

@@ -1,26 +1,35 @@
-"""Latents computed ahead: the autoencoder's posterior of every image, and the captions, in safetensors shards.
+"""Latents and text features computed ahead, in safetensors shards: the autoencoder's posterior of every image, and the
+language model's hidden states of every caption.
 
     manifest.json              what they were made of, and how many there are
-    shard-00000.safetensors    the first examples: a tensor each, named by its number; their captions in the metadata
+    shard-00000.safetensors    the first examples; their captions are in the metadata
+
+Tensor `17` is the posterior of example 17, `17.0` the features of its first caption; originals follow captions.
+Tensor `empty` holds the features of the empty caption.
 
 An example keeps its number in the source it came from. One that could not be read has its reason in place of captions
 and no tensor, so that training draws, skips and names the very examples that it would from the images.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..io.files import whole_file
-from .sources import SOURCES, BrokenExampleError, Example, Source, SourceConfig
+from ..io.jsonl import work_key
+from .parts import ranges, read_manifest_of
+from .sources import SOURCES, BrokenExampleError, Example, Features, Source, SourceConfig
 
 MANIFEST = "manifest.json"
+EMPTY = "empty"
+MOST_OPEN = 16  # shards that a process keeps mapped
 
 # Of an example: its captions and originals, or why it could not be read.
 Record = dict[str, Sequence[str]] | str
@@ -33,6 +42,10 @@ class Manifest(BaseModel):
 
     vae: dict[str, Any] = Field(description="digest of the weights, dtype, scaling and shift")
     image_size: PositiveInt = Field(description="pixels a side")
+    buckets: list[tuple[int, int]] | None = Field(None, description="widths and heights in pixels; None: all square")
+    text: dict[str, Any] | None = Field(
+        None, description="digest of the language model, and what is read of it; None: captions without features"
+    )
     source: dict[str, Any] = Field(description="the config's data source")
     examples: PositiveInt
     has_originals: bool
@@ -40,17 +53,12 @@ class Manifest(BaseModel):
 
     def numbers(self) -> list[range]:
         """The examples of each shard."""
-        starts = range(0, self.examples, self.shard_size)
-        return [range(start, min(start + self.shard_size, self.examples)) for start in starts]
+        return ranges(self.examples, self.shard_size)
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder. Raises OSError or ValueError where there is none."""
-    path = folder / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is not a manifest that sroute precompute wrote.") from error
+    return read_manifest_of(Manifest, folder / MANIFEST, "sroute precompute")
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -58,16 +66,21 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.safetensors"
 
 
-def write_shard(path: Path, records: Sequence[Record], posteriors: Mapping[str, Tensor]) -> None:
+def feature_name(number: int, place: int) -> str:
+    """The tensor of an example's caption; originals are counted on from the captions."""
+    return f"{number}.{place}"
+
+
+def write_shard(path: Path, records: Sequence[Record], tensors: Mapping[str, Tensor]) -> None:
     """Writes a shard whole or not at all.
 
     Args:
         path: of the shard.
         records: of all its examples.
-        posteriors: of those that could be read, by their number in the data set.
+        tensors: posteriors and features of those that could be read, by name.
     """
     with whole_file(path) as partial:
-        save_file(dict(posteriors), partial, {"records": json.dumps(records)})
+        save_file(dict(tensors), partial, {"records": json.dumps(records)})
 
 
 class Shard:
@@ -109,26 +122,62 @@ class _Latents(Source):
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._shards: dict[int, Shard] = {}  # opened in the process that reads them
+        self._open: OrderedDict[int, Shard] = OrderedDict()  # in the process that reads them
 
     @property
     def length(self) -> int:
         return self.manifest.examples
 
     @property
+    def shards(self) -> list[int]:
+        return [len(numbers) for numbers in self.manifest.numbers()]
+
+    @property
+    def identity(self) -> str:
+        return work_key(**self.manifest.model_dump(mode="json"))
+
+    @property
     def has_originals(self) -> bool:
         return self.manifest.has_originals
 
+    @property
+    def has_features(self) -> bool:
+        return self.manifest.text is not None
+
     def __getitem__(self, index: int) -> Example:
-        number, place = divmod(index, self.manifest.shard_size)
-        path = shard_path(self.folder, number)
+        record = self._shard(index).records[index % self.manifest.shard_size]
+        if isinstance(record, str):
+            raise BrokenExampleError(record)
+        return Example(self._tensor(index, str(index)), **record)
+
+    def features(self, index: int, caption: str) -> Features:
+        """The features of a caption, in bfloat16."""
+        if not caption:
+            return self._tensor(index, EMPTY)
+        _, captions, originals = self[index]
+        return self._tensor(index, feature_name(index, [*captions, *originals].index(caption)))
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Of the latent, which has the shape of its bucket."""
+        height, width = self[index].image.shape[-2:]  # type: ignore[union-attr]
+        return width, height
+
+    def _tensor(self, index: int, name: str) -> Tensor:
         try:
-            if number not in self._shards:
-                self._shards[number] = Shard(path)
-            shard = self._shards[number]
-            record = shard.records[place]
-            if isinstance(record, str):
-                raise BrokenExampleError(record)
-            return Example(shard.file.get_tensor(str(index)), **record)
-        except (OSError, ValueError, SafetensorError) as error:
+            tensor: Tensor = self._shard(index).file.get_tensor(name)
+        except SafetensorError as error:
             raise BrokenExampleError(f"example {index}: {error}") from error
+        return tensor
+
+    def _shard(self, index: int) -> Shard:
+        """The shard of an example; of those read before, the ones used longest ago are closed."""
+        number = index // self.manifest.shard_size
+        if number not in self._open:
+            try:
+                self._open[number] = Shard(shard_path(self.folder, number))
+            except (OSError, ValueError, KeyError) as error:
+                raise BrokenExampleError(f"example {index}: {error}") from error
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        return self._open[number]

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jaxtyping import Float
 from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ..io.images import UNREADABLE, UnreadableImageError, read_image
+from ..io.images import UnreadableImageError, encode_png, image_size, read_image, to_rgb
+from ..io.jsonl import work_key
 from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
-from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, render, sample_scene
+from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, Wording, render, sample_scene, worded
+
+Features = Float[Tensor, "layers text_tokens text_channels"]
 
 FIRST = 100  # records whose keys are looked at when a data set is opened
 
@@ -34,8 +38,18 @@ class Example(NamedTuple):
     originals: Sequence[str] = ()
 
 
+class ImageFile(NamedTuple):
+    """The bytes of an image file and the suffix that says their format, without a dot."""
+
+    suffix: str
+    content: bytes
+
+
 class Source(ABC):
-    """Examples by index."""
+    """Examples by index.
+
+    Only `length` and `__getitem__` must be there. The rest is for sources that know more.
+    """
 
     @property
     @abstractmethod
@@ -52,9 +66,45 @@ class Source(ABC):
         """All captions of all examples, where they are few enough to be encoded before training; None elsewhere."""
         return None
 
+    @property
+    def shards(self) -> Sequence[int] | None:
+        """How many neighboring examples lie in each shard, where these are read best one after another."""
+        return None
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """What was found to be broken when the source was opened, and has no index."""
+        return ()
+
+    @property
+    def identity(self) -> str | None:
+        """What changes when the examples do, so that what is found out about them is remembered; None for unknown."""
+        return None
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features of the captions were computed ahead."""
+        return False
+
     @abstractmethod
     def __getitem__(self, index: int) -> Example:
         """The example at `index`; raises `BrokenExampleError` where it cannot be read."""
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Width and height of a picture in pixels; raises `BrokenExampleError` where it cannot be read."""
+        image = self[index].image
+        return image.size if isinstance(image, Image.Image) else (image.shape[-1], image.shape[-2])
+
+    def image_file(self, index: int) -> ImageFile:
+        """A picture as a file, as it came where it came as one; raises `BrokenExampleError` where it cannot be read."""
+        image = self[index].image
+        if isinstance(image, Tensor):
+            raise BrokenExampleError(f"example {index}: latents are no picture")
+        return ImageFile("png", encode_png(image))
+
+    def features(self, index: int, caption: str) -> Features:
+        """The features of one of an example's captions, or of the empty one; only where `has_features`."""
+        raise NotImplementedError
 
 
 class SourceConfig(Section):
@@ -110,6 +160,9 @@ class ScenesSource(SourceConfig):
     captions: int | None = Field(
         None, ge=1, description="how many distinct captions to draw from, each with endless pictures; default: all"
     )
+    wording: Wording = Field(
+        "sentence", description="captions are sentences, or the bare claims, which leave nothing to understand"
+    )
 
     @field_validator("skills")
     @classmethod
@@ -136,17 +189,19 @@ class _Scenes(Source):
         self.skills = config.skills or SKILLS
         self.spacing = Spacing(config.spacing, config.crowd_spacing)
         self.pool = CaptionPool(config.captions, seed, self.skills, self.spacing) if config.captions else None
+        self.wording = config.wording
 
     @property
     def all_captions(self) -> Sequence[str] | None:
-        return self.pool.captions if self.pool else None
+        return self.pool.worded(self.wording) if self.pool else None
 
     def __getitem__(self, index: int) -> Example:
         if self.pool:
             sample = self.pool.sample(index)
         else:
             sample = sample_scene(self.seed, index, "train", self.skills, self.spacing.few, self.spacing.crowd)
-        return Example(Image.fromarray(render(sample.scene, self.image_size)), [sample.caption])
+        caption = worded(self.wording, sample.caption, sample.claims)
+        return Example(Image.fromarray(render(sample.scene, self.image_size)), [caption])
 
 
 @SOURCES.register("json")
@@ -227,12 +282,37 @@ class FolderImages(Source):
 
     def __getitem__(self, index: int) -> Example:
         image, record = self.image(index), self.records[index]
-        captions = _captions(record.get(self.config.text_key), f"record {index}")
+        captions = read_captions(record.get(self.config.text_key), f"record {index}")
         original = record.get(self.config.original_text_key)
-        return Example(image, captions, _captions(original, f"record {index}") if original else ())
+        return Example(image, captions, read_captions(original, f"record {index}") if original else ())
+
+    @property
+    def identity(self) -> str:
+        """The records and the folder; that a file changed under its name goes unnoticed."""
+        return work_key(records=self.records, root=str(self.root), image_key=self.config.image_key)
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Of the picture of a record, from the head of its file."""
+        try:
+            return image_size(self.path(index), self.records[index][self.config.image_key])
+        except UnreadableImageError as error:
+            raise BrokenExampleError(str(error)) from error
+
+    def image_file(self, index: int) -> ImageFile:
+        """The file of a record's picture, once it is known to open."""
+        self.image(index)
+        path = self.path(index)
+        return ImageFile(path.suffix.lower().lstrip("."), path.read_bytes())
 
     def image(self, index: int) -> Image.Image:
         """The image of record `index`, whether or not it has a caption."""
+        try:
+            return read_image(self.path(index), self.records[index][self.config.image_key])
+        except UnreadableImageError as error:
+            raise BrokenExampleError(str(error)) from error
+
+    def path(self, index: int) -> Path:
+        """Where the image of record `index` lies."""
         record = self.records[index]
         name = record.get(self.config.image_key) if isinstance(record, dict) else None
         if not isinstance(name, str):
@@ -241,15 +321,13 @@ class FolderImages(Source):
             path = (self.root / name).resolve()
             if not path.is_relative_to(self.root):
                 raise BrokenExampleError(f"record {index}: {name} lies outside of the image folder")
-        except (OSError, ValueError) as error:  # loops of links, or characters that no path has
+        except (OSError, RuntimeError, ValueError) as error:  # loops of links, or characters that no path has
             raise BrokenExampleError(f"{name}: {error}") from error
-        try:
-            return read_image(path, name)
-        except UnreadableImageError as error:
-            raise BrokenExampleError(str(error)) from error
+        return path
 
 
-def _captions(text: Any, name: str) -> list[str]:
+def read_captions(text: Any, name: str) -> list[str]:
+    """The captions that a record has under one key; raises `BrokenExampleError` where they are none."""
     captions = [text] if isinstance(text, str) else text
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
         raise BrokenExampleError(f"{name}: the caption is {brief(text)}, not a text or a list of texts")
@@ -309,7 +387,7 @@ class _HuggingFace(Source):
     def __getitem__(self, index: int) -> Example:
         try:
             record = self.dataset[index]
-            image = record[self.config.image_key].convert("RGB")
-        except (*UNREADABLE, AttributeError) as error:
+            image = to_rgb(record[self.config.image_key])
+        except Exception as error:  # as in `read_image`
             raise BrokenExampleError(f"row {index}: {error}") from error
-        return Example(image, _captions(record[self.config.text_key], f"row {index}"))
+        return Example(image, read_captions(record[self.config.text_key], f"row {index}"))

@@ -16,7 +16,7 @@ from ..io.files import JsonObject
 from ..io.images import UnreadableImageError, read_image
 from ..io.registry import Registry
 from .image_files import ImageFiles
-from .result import Measure, Tally
+from .result import Measure, Row, Tally
 from .sampler import Sampler
 
 Json = JsonObject
@@ -58,12 +58,21 @@ class Outcome:
 
 
 class ImageFile(NamedTuple):
-    """An image that there should be: the index of its prompt, its number, its name in reports, and its path."""
+    """An image that there should be.
+
+    Args:
+        prompt: index of its prompt.
+        sample: its number among the images of that prompt.
+        name: in reports.
+        path: of the file.
+        question: which of the benchmark's questions about it, where there are several.
+    """
 
     prompt: int
     sample: int
     name: str
     path: Path
+    question: int = 0
 
 
 class Judged(NamedTuple):
@@ -110,9 +119,20 @@ class Benchmark(ABC):
     def judge_all(self, images: Mapping[str, ImageFile]) -> Iterator[tuple[str, Outcome]]:
         """Judges images by key, in any order; a later outcome for a key takes the place of an earlier one."""
 
-    def identity(self, prompt: int) -> Json:
+    def num_questions(self, prompt: int) -> int:
+        """How many verdicts an image of a prompt needs; each is kept by itself."""
+        return 1
+
+    def identity(self, prompt: int, question: int = 0) -> Json:
         """What a verdict depends on, beside the image: equal images with equal identities are judged once."""
         return {"prompt": prompt}
+
+    def combine(self, prompt: int, outcomes: Sequence[Outcome]) -> Outcome:
+        """What became of an image, from the outcomes of all its questions."""
+        return outcomes[0]
+
+    def prepare(self, out: Path) -> None:  # noqa: B027 - most have nothing to prepare
+        """What comes before scoring, say a check of the judge."""
 
     @abstractmethod
     def scores(self, found: Json) -> Scores:
@@ -121,6 +141,10 @@ class Benchmark(ABC):
     @abstractmethod
     def measures(self) -> list[Measure]:
         """The rows and columns of the result, as means of prompts' values; see `value_key`."""
+
+    def rows(self, judged: Sequence[Judged]) -> list[Row]:
+        """Rows of the result that are no means over prompts, say distances between sets of images."""
+        return []
 
     def settings(self, judged: Sequence[Judged]) -> Json:
         """All that a reader needs to repeat the scoring; the record of sampling is added."""

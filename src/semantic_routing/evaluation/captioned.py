@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..data import BrokenExampleError, ExampleStream, FolderSource
-from ..scenes import edits, render, sample_scene
+from ..scenes import Wording, edits, render, sample_scene, worded
 from .result import Tally
 
 Pixels = Float[Tensor, "3 height width"]
@@ -48,7 +48,13 @@ class CaptionedPicture:
 
 
 def scene_pictures(
-    skills: Sequence[str], count: int, split: str, size: int, spacing: Mapping[str, int], edited: bool = True
+    skills: Sequence[str],
+    count: int,
+    split: str,
+    size: int,
+    spacing: Mapping[str, int],
+    edited: bool = True,
+    wording: Wording = "sentence",
 ) -> list[CaptionedPicture]:
     """`count` pictures of each skill, the same ones whatever other skills are chosen.
 
@@ -59,14 +65,21 @@ def scene_pictures(
         size: pixels a side.
         spacing: where objects lie, by the names of `sample_scene`'s arguments; a model knows what it was trained on.
         edited: make false captions, too; see `scenes.edits`.
+        wording: of the captions.
+
+    Raises:
+        ValueError: edits are wanted of captions that are no sentences.
     """
+    if edited and wording != "sentence":
+        raise ValueError(f"Only sentences can be edited, and the model reads {wording}: ask for no heard (--no-heard).")
     found = []
     for skill in skills:
         for index in range(count):
             sample = sample_scene(SEED, index, split, [skill], **spacing)
             pixels = as_pixels(render(sample.scene, size))
             false = {edit.kind: edit.caption for edit in edits(sample)} if edited else {}
-            found.append(CaptionedPicture(f"{skill}-{index}", skill, pixels, sample.caption, false))
+            caption = worded(wording, sample.caption, sample.claims)
+            found.append(CaptionedPicture(f"{skill}-{index}", skill, pixels, caption, false))
     return found
 
 

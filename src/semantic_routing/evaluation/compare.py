@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
-from ..io.files import write_json, write_text
+from ..io.files import JsonObject, write_json, write_text
 from ..reporting import intervals
 from ..reporting.intervals import Estimate
+from ..reporting.page import Page
 from ..reporting.table import Table
 from .result import OVERALL, Measure, Result, format_score, read_result
 
 # Settings that decide which noise an image starts from.
 _NOISE = ("seed", "same_noise", "images_per_prompt", "size")
+_NO_PROTOCOL = ("sampling", "versions", "prompts", "agreement", "probability_listed")
 ONE_RUN = "One run a side: this is about these checkpoints and prompts like these, and says nothing of other runs"
 
 
@@ -95,8 +97,46 @@ class Comparison:
             f"Holm's correction for {len(self.differences) - 1} contrasts."
         )
 
+    def page(self) -> Page:
+        """Sides by their overall score, with differences of protocol; then all contrasts."""
+        page = Page(f"{self.sides[0].results[0].benchmark}: {len(self.sides)} sides")
+        page.table(self._sides_table())
+        page.heading("All contrasts")
+        lines = [
+            [
+                *(entry.side, entry.name, entry.part, f"{entry.difference:+.3f}", f"{entry.low:+.3f}"),
+                *(f"{entry.high:+.3f}", f"{entry.p_value:.3g}", entry.verdict, str(entry.prompts)),
+            ]
+            for entry in self.differences
+        ]
+        header = ["side", "measure", "part", "difference", "low", "high", "p", "verdict", "prompts"]
+        page.table(Table(header, lines, self.caption(), sortable=True))
+        page.heading("Remarks")
+        for remark in self.remarks:
+            page.text(f"{remark}.")
+        return page
+
+    def _sides_table(self) -> Table:
+        """A line a side: its main score, its difference from the baseline, and in what its protocol differs."""
+        main = next((entry for entry in self.differences if entry.primary), None)
+        by_place = {(entry.side, entry.name, entry.part): entry for entry in self.differences}
+        measures = {(measure.name, measure.part): measure for measure in self.sides[0].results[0].measures}
+        measure = measures[main.name, main.part] if main else next(iter(measures.values()))
+        lines = []
+        for side in self.sides:
+            entry = by_place.get((side.name, measure.name, measure.part))
+            remarks = (remark for remark in self.remarks if remark.startswith(f"{side.name} differs from"))
+            judge = side.results[0].settings.get("judge", {})
+            who = judge.get("model", "–") if isinstance(judge, dict) else str(judge)
+            lines.append(
+                [side.name, format_score(side.score(measure)), *_format(entry), who, "; ".join(remarks) or "–"]
+            )
+        header = ["side", f"{measure.name} · {measure.part}", f"− {self.sides[0].name}", "verdict", "judge", "protocol"]
+        return Table(header, lines, "A click on a title sorts. * marks differences beyond noise.", sortable=True)
+
     def write(self, out: Path) -> None:
-        """Writes `comparison.json`, `comparison.csv` and `comparison.md`."""
+        """Writes `comparison.json`, `comparison.csv`, `comparison.md` and the sortable `comparison.html`."""
+        self.page().write(out / "comparison.html")
         entries = [asdict(entry) for entry in self.differences]
         sides = {side.name: len(side.results) for side in self.sides}
         write_json(out / "comparison.json", {"sides": sides, "remarks": self.remarks, "differences": entries})
@@ -140,24 +180,23 @@ def compare(folders: Sequence[Sequence[Path]]) -> Comparison:
 
 def mean_score(results: Sequence[Result], measure: Measure) -> Estimate | None:
     """A measure's mean over runs: with several, the runs are the sample and the prompts are fixed."""
-    groups = _shared(results, measure)
-    values = [[[result.values[key] for key in group] for result in results] for group in groups]
-    return intervals.score(values, results[0].bounds)
+    shared = _shared(results, measure)
+    values = [[[result.values[key] for key in group] for result in results] for group in shared.groups]
+    return intervals.score(values, results[0].bounds, shared.weights)
 
 
 def paired_difference(results: Sequence[Result], baseline: Sequence[Result], measure: Measure) -> Estimate | None:
     """The mean difference: runs are paired by their place, and prompts by their key."""
-    groups = _shared([*results, *baseline], measure)
+    shared = _shared([*results, *baseline], measure)
     pairs = list(zip(results, baseline, strict=True))
     low, high = baseline[0].bounds or (0.0, 1.0)
-    return intervals.difference(
-        [[[one.values[key] - two.values[key] for key in group] for one, two in pairs] for group in groups], high - low
-    )
+    values = [[[one.values[key] - two.values[key] for key in group] for one, two in pairs] for group in shared.groups]
+    return intervals.difference(values, high - low, shared.weights)
 
 
-def _shared(results: Sequence[Result], measure: Measure) -> list[list[str]]:
-    """The measure's groups, reduced to prompts that all results have."""
-    return [[key for key in group if all(key in result.values for result in results)] for group in measure.groups]
+def _shared(results: Sequence[Result], measure: Measure) -> Measure:
+    """The measure, reduced to prompts that all results have."""
+    return measure.known([result.values for result in results])
 
 
 def _differences(sides: Sequence[Side]) -> list[Difference]:
@@ -180,7 +219,7 @@ def _differences(sides: Sequence[Side]) -> list[Difference]:
             measure.part,
             side.name,
             *estimate[:3],
-            len(set(chain(*_shared([*side.results, *baseline], measure)))),
+            len(set(chain(*_shared([*side.results, *baseline], measure).groups))),
             number == primary,
             p_value,
             intervals.beyond_noise(p_value),
@@ -227,11 +266,20 @@ def _remarks(sides: Sequence[Side], folders: Sequence[Sequence[Path]]) -> list[s
     return list(dict.fromkeys(remarks))
 
 
+def _protocol(result: Result) -> JsonObject:
+    """What scores depend on, by name; the judge's name, template and rule each under one of its own."""
+    settings = {key: value for key, value in result.settings.items() if key not in _NO_PROTOCOL}
+    judge = settings.pop("judge", None)
+    if not isinstance(judge, dict):
+        return {**settings, "judge": judge}
+    return {**settings, **{f"judge's {key}": value for key, value in judge.items() if key not in ("judge", "check")}}
+
+
 def _unlike(first: Result, other: Result, name: str) -> list[str]:
     unshared = set(first.values) ^ set(other.values)
     found = [f"and {name}: {len(unshared)} prompts are scored in only one of them"] if unshared else []
-    keys = [key for key in {**first.settings, **other.settings} if key not in ("sampling", "versions", "prompts")]
-    differing = [key for key in keys if first.settings.get(key) != other.settings.get(key)]
+    settings = [_protocol(result) for result in (first, other)]
+    differing = [key for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)]
     sampling = [result.settings.get("sampling", {}) for result in (first, other)]
     differing += [key for key in _NOISE if sampling[0].get(key) != sampling[1].get(key)]
     return [*found, f"differs from {name} in {', '.join(differing)}"] if differing else found

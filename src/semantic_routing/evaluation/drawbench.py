@@ -8,14 +8,14 @@ import json
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from typer import Option
 
 from ..io.files import read_json, sha256
-from .benchmark import BENCHMARKS, Json, Judged, Scores, value_key
+from .benchmark import BENCHMARKS, ImageFile, Json, Judged, Scores, value_key
 from .image_files import FlatFolder
 from .judges import Answer, Form, JudgeOptions
 from .judges.base import Encoding
@@ -87,14 +87,22 @@ class DrawBench(QuestionBenchmark):
         names = {index: str(index) for index in texts}
         super().__init__(texts, FlatFolder(names), judge, Form(MAX_TOKENS, encoding=encoding))
 
-    def question(self, prompt: int) -> str:
+    def question(self, prompt: int, number: int = 0) -> str:
         """The template with the prompt as caption."""
         # Literally: captions may contain braces.
         return TEMPLATE.replace("{caption}", self.prompts[prompt])
 
-    def read(self, answer: Answer) -> Json:
+    def read(self, answer: Answer, image: ImageFile) -> Json:
         """The three scores."""
         return {"scores": parse_scores(answer.text)}
+
+    def protocol(self) -> Json:
+        """UnifiedReward's."""
+        return {"template": TEMPLATE, "rule": "the last score of each name in the reply, from 1 to 5"}
+
+    def decisions(self, found: Json) -> Mapping[str, str]:
+        """The scores as whole numbers."""
+        return {name: str(round(score)) for name, score in found["scores"].items()}
 
     def scores(self, found: Json) -> Scores:
         """The three, and their mean."""
@@ -102,11 +110,10 @@ class DrawBench(QuestionBenchmark):
         return {**scores, "mean": sum(scores.values()) / len(scores)}
 
     def settings(self, judged: Sequence[Judged]) -> Json:
-        """List, judge and template."""
+        """List, judge and how it was asked."""
         return {
             "prompts_sha256": self.sha256,
             **super().settings(judged),
-            "template_sha256": sha256(TEMPLATE),
             "temperature": 0,
             "retry_temperature": self.retry_temperature,
             "max_tokens": MAX_TOKENS,

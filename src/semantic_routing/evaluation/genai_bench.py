@@ -1,13 +1,13 @@
 """GenAI-Bench (Li et al., 2024, arXiv 2406.13743): VQAScore by skill, the probability that a judge answers yes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from typer import Option
 
 from ..io.files import JsonObject, read_json, sha256
-from .benchmark import BENCHMARKS, Json, Judged, Scores, value_key
+from .benchmark import BENCHMARKS, ImageFile, Json, Judged, Scores, value_key
 from .image_files import FlatFolder
 from .judges import Answer, Form, JudgeOptions, yes_scores
 from .prompt_files import Prompts, find_prompts
@@ -20,6 +20,13 @@ QUESTION = 'Does this figure show "{}"? Please answer yes or no.'
 GROUPS = ("basic", "advanced")
 
 YesKind = Literal["yes_prob", "normalized", "first_match", "exact_yes"]
+RULES: dict[YesKind, str] = {
+    "yes_prob": "probability of the first token, summed over spellings of yes",
+    "normalized": "that sum's share of the one over spellings of yes and no",
+    "first_match": "probability of the likeliest spelling of yes, or 1 minus that of no, whichever is likelier",
+    "exact_yes": "probability of the token Yes",
+}
+"""What each kind of score is."""
 
 
 @BENCHMARKS.register("genai-bench")
@@ -59,17 +66,27 @@ class GenAIBench(QuestionBenchmark):
         self.wording = question
         self.kind = score
 
-    def question(self, prompt: int) -> str:
+    def question(self, prompt: int, number: int = 0) -> str:
         """The question about an image of a prompt."""
         # Literally: prompts may contain braces.
         return self.wording.replace("{}", self.prompts[prompt])
 
-    def read(self, answer: Answer) -> Json:
+    def read(self, answer: Answer, image: ImageFile) -> Json:
         """All kinds of score; None where the judge's first token means neither yes nor no."""
         try:
             return {"scores": yes_scores(answer.first_token)}
         except ValueError as error:
             raise AnswerError(str(error)) from error
+
+    def protocol(self) -> Json:
+        """The wording, and the kind of P(yes)."""
+        order = "image, question" if self.form.image_first else "question, image"
+        return {"template": self.wording, "order": order, "rule": f"{self.kind}: {RULES[self.kind]}"}
+
+    def decisions(self, found: Json) -> Mapping[str, str]:
+        """Whether yes is likelier than not."""
+        scores = self.scores(found)
+        return {"": "yes" if scores[""] > 0.5 else "no"} if scores else {}
 
     def scores(self, found: Json) -> Scores:
         """The kind that was chosen."""
@@ -81,10 +98,8 @@ class GenAIBench(QuestionBenchmark):
         return {**(super().line(judged) or {}), "score": scores[self.kind] if scores else None}
 
     def settings(self, judged: Sequence[Judged]) -> Json:
-        """Files, judge and wording."""
-        files = {"sha256": self.listed.sha256}
-        wording = {"question": self.wording, "image_first": self.form.image_first, "score": self.kind}
-        return {**files, **super().settings(judged), **wording}
+        """Files, judge and how it was asked."""
+        return {"sha256": self.listed.sha256, **super().settings(judged)}
 
     def measures(self) -> list[Measure]:
         """A row a skill and one a group, each over its own list; overall is over their union, each prompt once."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..io.files import JsonObject, read_json, write_text
+from ..io.files import JsonObject, read_json, write_json, write_text
 
 _DIGITS = re.compile(r"[0-9]+")
 _FLAT = re.compile(r"([0-9]+)(?:_sample_([0-9]+))?\.(?:png|jpg|jpeg|webp)")
@@ -136,3 +136,40 @@ class FlatFolder(ImageFiles):
         for path in sorted(folder.iterdir()):
             match = _FLAT.fullmatch(path.name)
             yield (Place(int(match[1]), int(match[2] or 0)) if match else None), path
+
+
+class PromptNamedFiles(FlatFolder):
+    """A flat folder, or GenEval 2's own form: a JSON object {prompt: file path}, of which one image a prompt is known.
+
+    Args:
+        prompts: by index.
+    """
+
+    record = "images.json"
+
+    def __init__(self, prompts: Mapping[int, str]) -> None:
+        super().__init__({index: str(index) for index in prompts})
+        self.prompts = prompts
+
+    def find(self, folder: Path, prompts: Collection[int], images_per_prompt: int) -> FoundImages:
+        """Looks in a folder, or for the files that a JSON object names; relative paths start from its folder.
+
+        Raises:
+            ValueError: there is no such folder, or the file holds something else.
+        """
+        if not folder.is_file():
+            found = super().find(folder, prompts, images_per_prompt)
+            return found._replace(others=[name for name in found.others if name != self.record])
+        named = read_json(folder)
+        if not isinstance(named, dict) or not all(isinstance(path, str) for path in named.values()):
+            raise ValueError(f"{folder} is no JSON object of image paths by prompt.")
+        paths = {prompt: folder.parent / path for prompt, path in named.items()}
+        numbers = {self.prompts[index]: index for index in prompts}
+        known = {Place(numbers[prompt], 0): path for prompt, path in paths.items() if prompt in numbers}
+        others = [f"{paths[prompt]} of an unknown prompt" for prompt in paths if prompt not in numbers]
+        return FoundImages({place: path for place, path in known.items() if path.is_file()}, others)
+
+    def write_records(self, folder: Path) -> None:
+        """Writes the JSON object for the official script."""
+        paths = {prompt: self.name(Place(index, 0)) for index, prompt in self.prompts.items()}
+        write_json(folder / self.record, {prompt: str((folder / name).resolve()) for prompt, name in paths.items()})

@@ -62,6 +62,7 @@ class InformationOptions:
         batch_size: pictures at a time.
         dtype: of the weights.
         device: None is cuda where there is one.
+        text_pool: folder that keeps features of the captions, for pipelines that read the same; None keeps none.
     """
 
     data: Path | None = None
@@ -74,6 +75,7 @@ class InformationOptions:
     batch_size: int = 32
     dtype: str = "float32"
     device: str | None = None
+    text_pool: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
     tally = Tally(expected=0)
     size = files.transformer["sample_size"] * loaded.codec.downsampling
     pictures, source = choose_pictures(files, options, size, tally)
+    if options.text_pool is not None:
+        captions = chain.from_iterable((picture.caption, *picture.edits.values()) for picture in pictures)
+        loaded.use_text_pool(options.text_pool, list(dict.fromkeys(captions)))
     tally.expected = len(pictures) + sum(map(len, tally.problems.values()))
     found = []
     for measured in measure(loaded, pictures, options.unconditional, options.seed, options.batch_size):
@@ -181,7 +186,8 @@ def choose_pictures(
     source = (files.training_data or {}).get("source", {})
     spacing = {key: source[key] for key in ("spacing", "crowd_spacing") if key in source}
     skills = options.skills or files.trained_skills or SKILLS
-    pictures = scene_pictures(skills, options.examples, options.split, size, spacing, options.edited)
+    wording = source.get("wording", "sentence")
+    pictures = scene_pictures(skills, options.examples, options.split, size, spacing, options.edited, wording)
     return pictures, {"split": options.split, **spacing}
 
 

@@ -1,10 +1,11 @@
 """Benchmarks whose judge is a vision-language model that is asked a question about each image."""
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 from ..io.images import UnreadableImageError, read_image
@@ -37,14 +38,35 @@ class QuestionBenchmark(Benchmark):
         super().__init__(prompts, files)
         self.options = judge
         self.form = form
+        self.check: Json = {}
+        """The judge's accuracy on scenes, by skill, once it is known."""
 
     @abstractmethod
-    def question(self, prompt: int) -> str:
-        """What to ask about an image of a prompt."""
+    def question(self, prompt: int, number: int) -> str:
+        """Question `number` about an image of a prompt."""
 
     @abstractmethod
-    def read(self, answer: Answer) -> Json:
+    def read(self, answer: Answer, image: ImageFile) -> Json:
         """What an answer means. Raises `AnswerError` where it does not say."""
+
+    @abstractmethod
+    def protocol(self) -> Json:
+        """The question's `template`, and the `rule` that makes a score of an answer."""
+
+    @abstractmethod
+    def decisions(self, found: Json) -> Mapping[str, str]:
+        """What the judge decided about an image, by question: where two judges decide the same, they agree."""
+
+    def accepted(self, prompt: int, number: int) -> tuple[str, ...]:
+        """Texts of the right answer, whose first tokens' probabilities are wanted."""
+        return ()
+
+    def judged_by(self, options: JudgeOptions) -> "QuestionBenchmark":
+        """The same benchmark with another judge."""
+        other = copy(self)
+        other.__dict__.pop("judge", None)
+        other.options = options
+        return other
 
     @cached_property
     def judge(self) -> Judge:
@@ -52,12 +74,20 @@ class QuestionBenchmark(Benchmark):
         return self.options.open()
 
     def check_judge(self) -> None:
-        """Opens a judge, which is cheap: a model is loaded when it is first asked."""
-        self.options.open()
+        """Opens all judges, which is cheap: a model is loaded when it is first asked."""
+        for options in self.options.each():
+            options.open()
 
-    def identity(self, prompt: int) -> Json:
+    def prepare(self, out: Path) -> None:
+        """Checks the judge on pictures whose answers are known."""
+        if self.options.judge_check:
+            from .judge_check import check_judge
+
+            self.check = check_judge(self.options, out / "judge-check")
+
+    def identity(self, prompt: int, question: int = 0) -> Json:
         """The question, its form, and the judge."""
-        return {"text": self.question(prompt), "form": asdict(self.form), **self.judge.identity}
+        return {"text": self.question(prompt, question), "form": asdict(self.form), **self.judge.identity}
 
     def judge_all(self, images: Mapping[str, ImageFile]) -> Iterator[tuple[str, Outcome]]:
         """Asks about all images, and again about those whose answer could not be read, unless none could."""
@@ -67,7 +97,7 @@ class QuestionBenchmark(Benchmark):
             unreadable: dict[str, Outcome] = {}
             temperature = self.retry_temperature if attempt else 0.0
             for answer in self.judge.ask(self._questions(pending, temperature, unreadable), self.form):
-                outcome = self._outcome(answer)
+                outcome = self._outcome(answer, pending[answer.key])
                 if outcome.status == OK:
                     del pending[answer.key]
                 yield answer.key, outcome
@@ -82,21 +112,24 @@ class QuestionBenchmark(Benchmark):
         """Questions with their images, opened one after the other; what does not open is not asked about."""
         for key, file in list(images.items()):
             try:
-                yield Question(key, read_image(file.path), self.question(file.prompt), temperature)
+                text = self.question(file.prompt, file.question)
+                accepted = self.accepted(file.prompt, file.question)
+                yield Question(key, read_image(file.path), text, temperature, accepted)
             except UnreadableImageError as error:
                 unreadable[key] = Outcome(status=UNREADABLE, error=str(error))
 
-    def _outcome(self, answer: Answer) -> Outcome:
+    def _outcome(self, answer: Answer, image: ImageFile) -> Outcome:
         """What the judge said is kept whether or not it could be read."""
         said = {name: value for name, value in asdict(answer).items() if name not in ("key", "error")}
         try:
             if answer.error is not None:
                 raise AnswerError(answer.error)
-            return Outcome({**said, **self.read(answer)})
+            return Outcome({**said, **self.read(answer, image)})
         except AnswerError as error:
             return Outcome(said, FAILED, str(error))
 
     def settings(self, judged: Sequence[Judged]) -> Json:
-        """Who judged: by name, and by what answers said of their model."""
-        said = Counter(str(entry.outcome.found.get("about")) for entry in judged if entry.outcome.status == OK)
-        return {"judge": {**self.judge.identity, "reported": dict(said)}}
+        """Who judged, by name and by what answers said of their model; how; and how well scenes say that it judges."""
+        said = {str(entry.outcome.found.get("about")) for entry in judged if entry.outcome.status == OK}
+        who = {**self.judge.identity, "reported": sorted(said)}
+        return {"judge": {**who, **self.protocol(), **({"check": self.check} if self.check else {})}}

@@ -1,7 +1,8 @@
 """What a benchmark comes to: measures over prompts with intervals, what is missing, and the files that say so."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..io.files import JsonObject, read_json, write_json, write_text
@@ -28,6 +29,18 @@ class Measure:
     groups: tuple[tuple[str, ...], ...]
     """Keys of values; a single group makes the measure a mean over prompts."""
     part: str = "all"
+    weights: tuple[tuple[float, ...], ...] = ()
+    """By group and key, where a prompt counts by more than one, say by its number of questions."""
+
+    def known(self, values: Sequence[Mapping[str, float]]) -> "Measure":
+        """The measure of those keys that all results have."""
+        kept = [[key for key in group if all(key in each for each in values)] for group in self.groups]
+        weights = [dict(zip(*pair, strict=True)) for pair in zip(self.groups, self.weights, strict=False)]
+        return replace(
+            self,
+            groups=tuple(map(tuple, kept)),
+            weights=tuple(tuple(of[key] for key in group) for of, group in zip(weights, kept, strict=False)),
+        )
 
 
 @dataclass(frozen=True)
@@ -105,8 +118,12 @@ class Result:
         """Writes `result.json`, `result.csv` and `result.md`."""
         write_json(out / "result.json", {"format": FORMAT, **asdict(self)})
         write_text(out / "result.csv", self.rows_table().csv())
+        write_text(out / "result.md", self.markdown())
+
+    def markdown(self) -> str:
+        """How many images were scored, the table, and what its numbers are."""
         table = self.table()
-        write_text(out / "result.md", f"{self.remark}.\n\n{table.markdown()}\n\n{table.caption}\n")
+        return f"{self.remark}.\n\n{table.markdown()}\n\n{table.caption}\n"
 
     def rows_table(self) -> Table:
         """A line a row, in full precision; the column `status` is the same in all."""
@@ -125,13 +142,34 @@ class Result:
             images = max(row.images for row in rows if row)
             lines.append([name, *map(format_row, rows), str(prompts), str(images)])
         caption = f"{self.unit} Brackets: 95 % intervals for these images' checkpoint; the prompts are the sample."
+        caption += judged_by(self.settings)
         return Table(["", *parts, "prompts", "images"], lines, caption, title=f"{self.benchmark}: {self.remark}")
 
 
+def judged_by(settings: JsonObject) -> str:
+    """Who judged, how well that judge knows scenes, and how far judges agree; nothing where no model judged."""
+    judge = settings.get("judge")
+    if not isinstance(judge, dict):
+        return ""
+    revision = f" ({judge['revision']})" if judge.get("revision") else ""
+    text = f" Judge: {judge.get('model', judge.get('judge'))}{revision}"
+    known = {name: score for name, score in judge.get("check", {}).get("accuracy", {}).items() if score is not None}
+    if known:
+        skills = ", ".join(f"{name} {score:.2f}" for name, score in known.items() if name != OVERALL)
+        text += f"; its own accuracy on scenes: {known.get(OVERALL, math.nan):.2f} ({skills})"
+    for entry in settings.get("agreement", []):
+        kappa = "" if entry["kappa"] is None else f", kappa {entry['kappa']:.2f}"
+        share = "none of the questions" if entry["agreement"] is None else f"{entry['agreement']:.3f} of the questions"
+        text += f"; {entry['judges'][1]} agrees with {entry['judges'][0]} on {share}{kappa}"
+    return text + "."
+
+
 def format_row(row: Row | None) -> str:
-    """Score and interval; a dash where there is none."""
-    if row is None or row.score is None or row.low is None or row.high is None:
+    """Score, and its interval if it has one; a dash where there is no score."""
+    if row is None or row.score is None:
         return format_score(None)
+    if row.low is None or row.high is None:
+        return f"{row.score:.3f}"
     return format_score(Estimate(row.score, row.low, row.high))
 
 
@@ -148,6 +186,7 @@ def summarize(
     unit: str,
     bounds: tuple[float, float] | None = (0.0, 1.0),
     partial: bool = False,
+    others: Sequence[Row] = (),
 ) -> Result:
     """Turns images' scores into a result.
 
@@ -159,6 +198,7 @@ def summarize(
         unit: what a score is, in a sentence.
         bounds: the lowest and the highest score that there can be; None where there are none.
         partial: give the overall numbers of an incomplete result all the same.
+        others: further rows, that are no means over prompts.
     """
     values = {key: sum(scores) / len(scores) for key, scores in tally.scores.items()}
     images = {key: len(scores) for key, scores in tally.scores.items()}
@@ -166,6 +206,8 @@ def summarize(
     for measure in measures:
         withheld = measure.name == OVERALL and not tally.complete and not partial
         rows.append(_row(measure, values, images, bounds, withheld))
+    withheld = not tally.complete and not partial
+    rows += [replace(row, score=None) if withheld and row.name == OVERALL else row for row in others]
     return Result(
         benchmark=benchmark,
         complete=tally.complete,
@@ -187,10 +229,11 @@ def _row(
     bounds: tuple[float, float] | None,
     withheld: bool,
 ) -> Row:
-    known = [[key for key in group if key in values] for group in measure.groups]
-    outcome = None if withheld else intervals.score([[values[key] for key in group] for group in known], bounds)
+    known = measure.known([values])
+    scores = [[values[key] for key in group] for group in known.groups]
+    outcome = None if withheld else intervals.score(scores, bounds, known.weights)
     score, low, high = outcome[:3] if outcome else (None, None, None)
-    keys = {key for group in known for key in group}
+    keys = {key for group in known.groups for key in group}
     return Row(measure.name, measure.part, score, low, high, len(keys), sum(images[key] for key in keys))
 
 
@@ -209,7 +252,13 @@ def read_result(path: Path) -> Result:
     if seen != FORMAT:
         raise ValueError(f"{file} has format {seen!r}, not {FORMAT!r}.")
     measures = [
-        Measure(entry["name"], tuple(map(tuple, entry["groups"])), entry["part"]) for entry in record.pop("measures")
+        Measure(
+            entry["name"],
+            tuple(map(tuple, entry["groups"])),
+            entry["part"],
+            tuple(map(tuple, entry.get("weights", ()))),
+        )
+        for entry in record.pop("measures")
     ]
     limits = record.pop("bounds", (0.0, 1.0))
     bounds = None if limits is None else tuple(limits)

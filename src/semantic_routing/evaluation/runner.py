@@ -6,7 +6,7 @@ OUT/
   result.json, result.csv, result.md
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +21,7 @@ from .sampler import Job, Sampler
 from .sampling import is_main_process, read_sampling, sample_images
 
 IMAGES = "images"
+RESULTS = "results.jsonl"
 
 
 def sample(benchmark: Benchmark, sampler: Sampler, out: Path) -> None:
@@ -46,53 +47,79 @@ def score(
     images: Path | None = None,
     images_per_prompt: int | None = None,
     partial: bool = False,
+    sampled: Path | None = None,
 ) -> Result:
     """Judges the images and writes `results.jsonl` and the result's files in `out`.
 
     Args:
         benchmark: what to score.
-        out: folder for the results, with the record of sampling.
+        out: folder for the results.
         images: where the images are; None is `out/images`.
         images_per_prompt: how many there should be; None is as many as were sampled, or the benchmark's default.
         partial: give overall scores even if images are missing.
+        sampled: folder of the record of sampling; None is `out`.
 
     Raises:
         ValueError: there are no images, or they belong to other prompts.
     """
-    sampling = read_sampling(out)
+    sampling = read_sampling(sampled or out)
     count = images_per_prompt or sampling.get("images_per_prompt", benchmark.sampler.images_per_prompt)
-    folder = images or out / IMAGES
-    found = benchmark.files.find(folder, benchmark.known_prompts(), count)
-    places = [Place(index, number) for index in benchmark.prompts for number in range(count)]
-    files = [_file(benchmark, folder, place, found.paths.get(place)) for place in places]
-    outcomes = judge_images(benchmark, [file for file in files if _place(file) in found.paths], out)
+    files, others = find_images(benchmark, images or out / IMAGES, count)
+    benchmark.prepare(out)
+    outcomes = judge_images(benchmark, [file for file in files if file.path.is_file()], out)
     judged = [Judged(file, outcomes.get(_place(file), Outcome(status=MISSING))) for file in files]
-    tally = count_scores(benchmark, judged, found.others)
+    tally = count_scores(benchmark, judged, others)
     lines = [line for entry in judged if (line := benchmark.line(entry)) is not None]
-    write_lines(out / "results.jsonl", lines)
+    write_lines(out / RESULTS, lines)
     benchmark.finish(lines, tally, out)
+    rows = benchmark.rows(judged)
     settings = {"prompts": len(benchmark.prompts), **benchmark.settings(judged), "sampling": sampling}
     result = summarize(
-        benchmark.name(), tally, benchmark.measures(), settings, benchmark.unit, benchmark.bounds, partial
+        benchmark.name(), tally, benchmark.measures(), settings, benchmark.unit, benchmark.bounds, partial, rows
     )
     result.write(out)
     return result
 
 
+def find_images(benchmark: Benchmark, folder: Path, count: int) -> tuple[list[ImageFile], list[str]]:
+    """The images that there should be, `count` of each prompt, whether or not they are there; and foreign files."""
+    found = benchmark.files.find(folder, benchmark.known_prompts(), count)
+    places = [Place(index, number) for index in benchmark.prompts for number in range(count)]
+    return [_file(benchmark, folder, place, found.paths.get(place)) for place in places], found.others
+
+
 def judge_images(benchmark: Benchmark, files: Sequence[ImageFile], out: Path) -> dict[Place, Outcome]:
     """What becomes of each image. Nothing is judged twice; only verdicts, not failures, are taken from the ledger."""
     ledger = Ledger(out / benchmark.ledger) if benchmark.ledger else None
-    known: dict[str, Outcome] = {}
-    keys: dict[Place, str] = {}
+    keys = question_keys(benchmark, files)
+    outcomes: dict[str, Outcome] = {}
     pending: dict[str, ImageFile] = {}
+    for file, own in keys.items():
+        for number, key in enumerate(own):
+            entry = ledger.get(key) if ledger else None
+            if entry is not None and entry.get("status", OK) == OK:
+                outcomes[key] = Outcome.from_entry(entry)
+            else:
+                pending[key] = file._replace(question=number)
+    outcomes |= judge_pending(benchmark, pending, ledger)
+    nothing = Outcome(status=FAILED, error="no answer came")
+    return {
+        _place(file): benchmark.combine(file.prompt, [outcomes.get(key, nothing) for key in own])
+        for file, own in keys.items()
+    }
+
+
+def question_keys(benchmark: Benchmark, files: Sequence[ImageFile]) -> dict[ImageFile, list[str]]:
+    """By image, a key for each of its questions, by which its verdict is kept."""
+    keys = {}
     for file in files:
-        image = sha256(file.path.read_bytes())
-        keys[_place(file)] = key = work_key(image=image, **benchmark.identity(file.prompt))
-        entry = ledger.get(key) if ledger else None
-        if entry is not None and entry.get("status", OK) == OK:
-            known[key] = Outcome.from_entry(entry)
-        else:
-            pending[key] = file
+        image, numbers = sha256(file.path.read_bytes()), range(benchmark.num_questions(file.prompt))
+        keys[file] = [work_key(image=image, **benchmark.identity(file.prompt, number)) for number in numbers]
+    return keys
+
+
+def judge_pending(benchmark: Benchmark, pending: Mapping[str, ImageFile], ledger: Ledger | None) -> dict[str, Outcome]:
+    """Judges what has no verdict yet, and keeps each verdict as it comes."""
     judged: dict[str, Outcome] = {}
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("judging", total=len(pending))
@@ -101,8 +128,7 @@ def judge_images(benchmark: Benchmark, files: Sequence[ImageFile], out: Path) ->
             if ledger:
                 ledger.add(key, outcome.entry())
             progress.update(task, completed=len(judged))
-    outcomes = known | judged
-    return {place: outcomes.get(key, Outcome(status=FAILED, error="no answer came")) for place, key in keys.items()}
+    return judged
 
 
 def count_scores(benchmark: Benchmark, judged: Sequence[Judged], others: list[str]) -> Tally:
@@ -121,7 +147,7 @@ def count_scores(benchmark: Benchmark, judged: Sequence[Judged], others: list[st
 def _file(benchmark: Benchmark, folder: Path, place: Place, path: Path | None) -> ImageFile:
     """The image at a place, under the name that it has, or that it should have."""
     path = path or folder / benchmark.files.name(place)
-    return ImageFile(*place, str(path.relative_to(folder)), path)
+    return ImageFile(*place, str(path.relative_to(folder) if path.is_relative_to(folder) else path), path)
 
 
 def _place(file: ImageFile) -> Place:

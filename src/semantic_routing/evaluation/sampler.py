@@ -30,6 +30,7 @@ class Sampler:
         device: None is cuda where there is one, and with several processes each one's own.
         negative_prompt: what guidance moves away from.
         gate_shift: amplitude of the shift of the time that the fusion sees (paper, eq. 11); 0 is no shift.
+        text_pool: folder that keeps features of the prompts, for pipelines that read the same; None keeps none.
     """
 
     pipeline: Annotated[str | None, Option(help="Pipeline folder or hub name; default: the demo model.")] = None
@@ -48,10 +49,12 @@ class Sampler:
     device: Annotated[str | None, Option(help="Default: cuda where there is one.")] = None
     negative_prompt: str | None = None
     gate_shift: float = 0.0
+    text_pool: Path | None = None
 
     def settings(self) -> JsonObject:
         """What decides about the images, as it is read back from JSON."""
-        values = {key: value for key, value in asdict(self).items() if key not in ("batch_size", "device")}
+        left_out = ("batch_size", "device", "text_pool")
+        values = {key: value for key, value in asdict(self).items() if key not in left_out}
         return json.loads(json.dumps(values))
 
 

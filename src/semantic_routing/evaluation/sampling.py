@@ -53,6 +53,8 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObjec
         return record
     pipeline = load_pipeline(sampler.pipeline, sampler.dtype, _device(sampler, state))
     pipeline.set_progress_bar_config(disable=True)
+    if sampler.text_pool is not None:
+        pipeline.use_text_pool(sampler.text_pool, list(dict.fromkeys(job.prompt for job in jobs)))
     sampler = with_defaults(sampler, pipeline)
     scheduler = json.loads(json.dumps(dict(pipeline.scheduler.config)))
     made = {**sampler.settings(), "weights": weights_hash(pipeline), "scheduler": scheduler}

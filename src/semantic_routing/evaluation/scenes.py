@@ -15,7 +15,7 @@ from PIL import Image
 from typer import Option
 
 from ..io.files import JsonObject, sha256
-from ..scenes import SKILLS, Claim, SceneSample, detect, held_out_prompts, sample_scene
+from ..scenes import HARD_SKILLS, SKILLS, Claim, SceneSample, Wording, detect, held_out_prompts, sample_scene, worded
 from .benchmark import BENCHMARKS, OK, DetectorBenchmark, Json, Judged, Scores, value_key
 from .image_files import NumberedFolders
 from .result import OVERALL, Measure
@@ -23,15 +23,21 @@ from .sampler import Sampler
 
 VERSION = 4
 PROMPTS_PER_HALF = 20
-_SEED = 31415
-"""Of the streams that prompts are drawn from."""
+_SEED, _TUNING_SEED = 31415, 14142
+"""Of the streams that prompts are drawn from, and those of the list for choosing settings."""
 
 GENEVAL_SKILLS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 BASIC_SKILLS = ("attribute", "scene", "spatial_relation", "action_relation", "part")
 ADVANCED_SKILLS = ("counting", "comparison", "differentiation", "negation", "universality")
 CHOSEN = "chosen skills"
 """The measure that stands for the overall one where not all skills are scored."""
-GROUPS = {"geneval": GENEVAL_SKILLS, "basic": BASIC_SKILLS, "advanced": ADVANCED_SKILLS, OVERALL: SKILLS}
+GROUPS = {
+    "geneval": GENEVAL_SKILLS,
+    "basic": BASIC_SKILLS,
+    "advanced": ADVANCED_SKILLS,
+    "hard": HARD_SKILLS,
+    OVERALL: SKILLS,
+}
 """Groups of skills; a group's score is the plain mean of its skills' scores."""
 
 Split = Literal["all", "held-out", "trained"]
@@ -54,46 +60,49 @@ class ScenePrompt:
 
 
 @cache
-def scene_samples() -> tuple[tuple[str, SceneSample], ...]:
-    """The whole list with its scenes, each beside its half, by skill, trained combinations before held-out ones."""
+def scene_samples(seed: int = _SEED) -> tuple[tuple[str, SceneSample], ...]:
+    """The whole list with its scenes, each beside its half, by skill, trained combinations before held-out ones.
+
+    Hard skills come last.
+    """
     samples: list[tuple[str, SceneSample]] = []
-    for skill in SKILLS:
+    for skill in (*SKILLS, *HARD_SKILLS):
         trained: dict[str, SceneSample] = {}
         for index in range(100 * PROMPTS_PER_HALF):
-            sample = sample_scene(_SEED, index, "unseen", [skill])
+            sample = sample_scene(seed, index, "unseen", [skill])
             trained.setdefault(sample.caption, sample)
             if len(trained) == PROMPTS_PER_HALF:
                 break
-        held_out = held_out_prompts(skill, PROMPTS_PER_HALF, _SEED)
+        held_out = held_out_prompts(skill, PROMPTS_PER_HALF, seed)
         samples += [("trained", sample) for sample in trained.values()]
         samples += [("held-out", sample) for sample in held_out]
     return tuple(samples)
 
 
 @cache
-def scene_prompts() -> tuple[ScenePrompt, ...]:
+def scene_prompts(seed: int = _SEED) -> tuple[ScenePrompt, ...]:
     """The whole list, in the order of `scene_samples`."""
     return tuple(
         ScenePrompt(index, sample.skill, split, sample.caption, sample.claims)
-        for index, (split, sample) in enumerate(scene_samples())
+        for index, (split, sample) in enumerate(scene_samples(seed))
     )
 
 
 def choose_prompts(
-    skills: Sequence[str] = (), split: Split = "all", per_half: int = PROMPTS_PER_HALF
+    skills: Sequence[str] = (), split: Split = "all", per_half: int = PROMPTS_PER_HALF, tuning: bool = False
 ) -> list[ScenePrompt]:
-    """The prompts of some skills (none named: all) and of one half or both, perhaps only the first of each half.
+    """The prompts of some skills (none named: `SKILLS`) and of one half or both, perhaps only the first of each half.
 
     Raises:
         ValueError: an unknown skill.
     """
     for skill in skills:
-        if skill not in SKILLS:
-            raise ValueError(f"Skill is {skill!r}, but must be one of {', '.join(SKILLS)}.")
+        if skill not in (*SKILLS, *HARD_SKILLS):
+            raise ValueError(f"Skill is {skill!r}, but must be one of {', '.join((*SKILLS, *HARD_SKILLS))}.")
     return [
         prompt
-        for prompt in scene_prompts()
-        if (not skills or prompt.skill in skills)
+        for prompt in scene_prompts(_TUNING_SEED if tuning else _SEED)
+        if prompt.skill in (skills or SKILLS)
         and split in ("all", prompt.split)
         # Halves follow each other, each of the same length.
         and prompt.index % PROMPTS_PER_HALF < per_half
@@ -109,10 +118,14 @@ def prompts_hash(prompts: Iterable[ScenePrompt]) -> str:
 class Scenes(DetectorBenchmark):
     """Colored shapes: 600 prompts of fifteen skills, half of them combinations that training never names.
 
+    Eight hard skills can be named beside them, whose text is harder to understand: 320 prompts more.
+
     Args:
         skills: names joined by commas; None is all.
         held_out: only the prompts with combinations that training never names.
         prompts_per_half: of each skill, prompts with trained and with held-out combinations.
+        tuning: another list, made in the same way.
+        wording: what models read: sentences, or their bare claims, for those that were trained so.
 
     Raises:
         ValueError: an unknown skill.
@@ -123,17 +136,26 @@ class Scenes(DetectorBenchmark):
 
     def __init__(
         self,
-        skills: Annotated[str | None, Option(help="Only these, joined by commas; default: all fifteen.")] = None,
+        skills: Annotated[
+            str | None, Option(help="Only these, joined by commas, hard ones too; default: the fifteen plain ones.")
+        ] = None,
         held_out: Annotated[bool, Option("--held-out/--all", help="Only what training never names.")] = False,
         prompts_per_half: Annotated[
             int, Option(min=1, max=PROMPTS_PER_HALF, help="Of each skill, with trained and with held-out combinations.")
         ] = PROMPTS_PER_HALF,
+        tuning: Annotated[
+            bool, Option("--tuning", help="Another list, for choosing settings such as guidance.")
+        ] = False,
+        wording: Annotated[
+            Wording, Option(help="What models read; claims leave nothing to understand and suit those trained so.")
+        ] = "sentence",
     ) -> None:
         named = [skill.strip() for skill in skills.split(",")] if skills else []
-        self.chosen = choose_prompts(named, "held-out" if held_out else "all", prompts_per_half)
+        self.chosen = choose_prompts(named, "held-out" if held_out else "all", prompts_per_half, tuning)
         self.by_index = {prompt.index: prompt for prompt in self.chosen}
         records = {index: prompt.record() for index, prompt in self.by_index.items()}
-        super().__init__({index: prompt.prompt for index, prompt in self.by_index.items()}, NumberedFolders(records))
+        prompts = {index: worded(wording, prompt.prompt, prompt.claims) for index, prompt in self.by_index.items()}
+        super().__init__(prompts, NumberedFolders(records))
 
     def known_prompts(self) -> Collection[int]:
         """The whole list's indices."""

@@ -2,8 +2,10 @@
 
     OUT/STRATEGY/seed-0/run/        training
     OUT/STRATEGY/seed-0/pipeline/   its averaged weights
+    OUT/STRATEGY/seed-0/guidance/   the scale of guidance that does best on a list of its own, where several are named
     OUT/STRATEGY/seed-0/scenes/     images and scores
     OUT/STRATEGY/seed-0/shifted/    the same with the gate's time shifted, where the strategy depends on time
+    OUT/STRATEGY/seed-0/information/  nats that captions leave open, where they are asked for
     OUT/index.html                  tables and curves (see `ablation_page`)
 
 Whatever is there already is not done again; interrupted training goes on where it was.
@@ -12,20 +14,24 @@ Whatever is there already is not done again; interrupted training goes on where 
 import logging
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
-from ..evaluation import Scenes
+from ..data.sources import ScenesSource
+from ..evaluation import Scenes, information_run
+from ..evaluation.information_run import InformationOptions
+from ..evaluation.result import Result
 from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
 from ..fusion import FUSIONS, PAPER_STRATEGIES
-from ..io.user_code import import_user_code
+from ..io.user_code import import_user_code, imported
 from ..models import MODELS
 from ..training import train
 from ..training.build import resolve_sizes
@@ -37,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 GATE_SHIFT = 0.01
 """Amplitude of the shift of the gate's time: the paper's (eq. 11)."""
+TUNING_PER_HALF = 5
+"""Prompts of each skill and half that guidance is chosen on."""
 SHARED = ("data", "flow", "optimizer", "text", "vae")
 """Sections that strategies should have in common to be comparable."""
 
@@ -49,9 +57,13 @@ class AblationOptions:
         images_per_prompt: images of each prompt.
         prompts_per_half: of each skill, prompts with trained and with held-out combinations; 20 is all.
         steps: Euler steps.
-        guidance: classifier-free guidance scale.
+        guidance: classifier-free guidance scales; of several each model gets the one that does best on another list
+            of prompts.
         batch_size: images at a time.
-        skills: what is sampled and scored; none named is all.
+        skills: what is sampled and scored; none named is all plain ones.
+        information: pictures of each skill of the training whose cost in nats is measured; 0 measures none.
+        scores: sample and score images; without them only information is measured.
+        text_pool: folder that keeps features of all prompts and captions; None keeps none.
         primary: the strategy whose difference from the first one is the primary contrast of a table; None is
             depth-wise, the paper's best, or where it is not among them the last one.
     """
@@ -59,27 +71,34 @@ class AblationOptions:
     images_per_prompt: int = 1
     prompts_per_half: int = PROMPTS_PER_HALF
     steps: int = 30
-    guidance: float = 2.0
+    guidance: tuple[float, ...] = (2.0,)
     batch_size: int = 64
     skills: tuple[str, ...] = ()
+    information: int = 0
+    scores: bool = True
+    text_pool: Path | None = None
     primary: str | None = None
 
-    def benchmark(self) -> Scenes:
-        """What every trained model is scored by.
+    def benchmark(self, trial: "Trial | None" = None, tuning: bool = False) -> Scenes:
+        """What a trained model is scored by, in the words that it was trained on; or what its guidance is chosen on.
 
         Raises:
             ValueError: an unknown skill.
         """
-        return Scenes(",".join(self.skills) or None, prompts_per_half=self.prompts_per_half)
+        per_half = min(self.prompts_per_half, TUNING_PER_HALF) if tuning else self.prompts_per_half
+        source = None if trial is None else trial.config.data.source
+        wording = source.wording if isinstance(source, ScenesSource) else "sentence"
+        return Scenes(",".join(self.skills) or None, prompts_per_half=per_half, tuning=tuning, wording=wording)
 
-    def sampler(self, pipeline: Path) -> Sampler:
+    def sampler(self, pipeline: Path, guidance: float) -> Sampler:
         """How a trained model is sampled."""
         return Sampler(
             str(pipeline),
             images_per_prompt=self.images_per_prompt,
             steps=self.steps,
-            guidance=self.guidance,
+            guidance=guidance,
             batch_size=self.batch_size,
+            text_pool=self.text_pool,
         )
 
 
@@ -127,7 +146,12 @@ class Trial:
 
 
 def make_trials(
-    config: str, overrides: Sequence[str], strategies: Sequence[str], seeds: Sequence[int], out: Path
+    config: str,
+    overrides: Sequence[str],
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    match: Callable[[list[Trial]], list[Trial]] | None = None,
 ) -> list[Trial]:
     """All strategies by all seeds, checked.
 
@@ -137,6 +161,8 @@ def make_trials(
         strategies: names; or config files, for what one word does not say, which go by their stem.
         seeds: of initialization, data order and noise in training.
         out: folder of the ablation.
+        match: changes the configs so that strategies are alike in something, such as
+            `ablation_cost.match_parameters`.
 
     Raises:
         ValueError: one of the configs cannot be run, or `out` holds a run of another config.
@@ -159,9 +185,11 @@ def make_trials(
     places = [trial.folder for trial in trials]
     if len(set(places)) < len(places):
         raise ValueError("A strategy or a seed is named twice.")
+    _warn_of_differences(trials)
+    if match is not None:
+        trials = match(trials)
     for trial in trials:
         _check_same_config(trial)
-    _warn_of_differences(trials)
     return trials
 
 
@@ -200,18 +228,19 @@ def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | 
             run_trial(trial, options)
         return
     context = multiprocessing.get_context("spawn")
-    queue: Any = context.Queue()
+    queue: "Queue[str]" = context.Queue()
     for number in range(jobs):
         queue.put(str(number % devices) if devices else "")
-    with ProcessPoolExecutor(jobs, context, _claim_device, (queue,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _start_process, (queue, imported())) as pool:
         for trial, future in [(trial, pool.submit(run_trial, trial, options)) for trial in trials]:
             future.result()
             logger.info("%s, seed %d is done", trial.label, trial.seed)
 
 
-def _claim_device(queue: Any) -> None:
-    """Gives a process the one device that it will see, before it has looked."""
+def _start_process(queue: "Queue[str]", imports: Sequence[str]) -> None:
+    """Gives a process the one device that it will see, before it has looked, and the user's classes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = queue.get()
+    import_user_code(imports)
 
 
 def run_trial(trial: Trial, options: AblationOptions) -> None:
@@ -220,15 +249,41 @@ def run_trial(trial: Trial, options: AblationOptions) -> None:
     Raises:
         KeyboardInterrupt: training was asked to stop; it goes on when run again.
     """
-    import_user_code(trial.config.imports)  # in a process of its own nothing is registered yet
     _train(trial)
     if not trial.pipeline.is_dir():
         export_pipeline(trial.run, trial.pipeline, with_text_encoder=False)
-    benchmark, sampler = options.benchmark(), options.sampler(trial.pipeline)
-    _evaluate(benchmark, sampler, trial.folder / "scenes")
-    if trial.depends_on_time:
-        shifted = replace(sampler, gate_shift=GATE_SHIFT)
-        _evaluate(benchmark, shifted, trial.folder / "shifted")
+    if options.information:
+        measure_cost(trial, options)
+    if options.scores:
+        sampler = options.sampler(trial.pipeline, choose_guidance(trial, options))
+        _evaluate(options.benchmark(trial), sampler, trial.folder / "scenes")
+        if trial.depends_on_time:
+            _evaluate(options.benchmark(trial), replace(sampler, gate_shift=GATE_SHIFT), trial.folder / "shifted")
+
+
+def measure_cost(trial: Trial, options: AblationOptions) -> None:
+    """Measures what captions leave open, unless that was done."""
+    out = trial.folder / "information"
+    if not (out / "result.json").is_file():
+        measured = InformationOptions(
+            examples=options.information, unconditional=False, edited=False, text_pool=options.text_pool
+        )
+        information_run.run(str(trial.pipeline), measured, out)
+
+
+def choose_guidance(trial: Trial, options: AblationOptions) -> float:
+    """The scale of guidance with the highest score on the tuning list; the smallest one of equals."""
+    if len(options.guidance) == 1:
+        return options.guidance[0]
+    scores = {}
+    for guidance in sorted(options.guidance):
+        result = _evaluate(
+            options.benchmark(trial, tuning=True),
+            options.sampler(trial.pipeline, guidance),
+            trial.folder / "guidance" / f"{guidance:g}",
+        )
+        scores[guidance] = float(np.mean(list(result.values.values())))
+    return max(scores, key=scores.__getitem__)
 
 
 def _train(trial: Trial) -> None:
@@ -241,6 +296,6 @@ def _train(trial: Trial) -> None:
         raise KeyboardInterrupt(f"{trial.label}, seed {trial.seed} stopped at step {checkpoint_step(last)} of {steps}.")
 
 
-def _evaluate(benchmark: Scenes, sampler: Sampler, out: Path) -> None:
+def _evaluate(benchmark: Scenes, sampler: Sampler, out: Path) -> Result:
     sample(benchmark, sampler, out)
-    score(benchmark, out)
+    return score(benchmark, out)

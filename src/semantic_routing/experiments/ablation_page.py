@@ -1,29 +1,29 @@
 """What an ablation comes to: the paper's tables for the embedded world, learning curves, and one page of it all."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..evaluation.compare import correct, mean_score, paired_difference
 from ..evaluation.image_files import Place
+from ..evaluation.information_run import COST
 from ..evaluation.result import OVERALL, Measure, Result, read_result
 from ..evaluation.runner import IMAGES
 from ..evaluation.scenes import CHOSEN, GENEVAL_SKILLS
 from ..io.files import JsonObject, write_json, write_text
 from ..io.jsonl import read_lines
-from ..models.flops import Sampling, count_parameters, count_sampling
 from ..reporting import intervals
 from ..reporting.figures import OKABE_ITO
 from ..reporting.intervals import Estimate
 from ..reporting.page import Page
 from ..reporting.table import Table
 from ..scenes import SKILLS
-from ..training.build import build_transformer, resolve_sizes
 from .ablation import AblationOptions, Trial, primary_of
+from .ablation_cost import cost_table
 
 MAIN_COLUMNS = {
     "GenEval tasks": ("geneval", "all"),
@@ -39,8 +39,6 @@ LAST = 0.2
 LOSS_UNIT = 1e4
 """Losses are shown times this."""
 PICTURED = 8
-TEXT_TOKENS = 32
-"""Of the prompt whose cost is counted."""
 
 Results = Mapping[str, Sequence[Result]]
 """By strategy, the results of its seeds, in the same order of seeds."""
@@ -51,17 +49,26 @@ def write_ablation(trials: Sequence[Trial], options: AblationOptions, out: Path)
     by_label: dict[str, list[Trial]] = {}
     for trial in trials:
         by_label.setdefault(trial.label, []).append(trial)
-    results = _read(by_label, "scenes")
     primary = primary_of(list(by_label), options)
-    tables = [main_table(results, primary), skill_table(results)]
-    timed = {label: own for label, own in by_label.items() if own[0].depends_on_time}
-    if timed:
-        tables.append(shift_table(results, _read(timed, "shifted"), primary))
+    results = _read(by_label, "scenes") if options.scores else {}
+    tables = score_tables(by_label, results, primary) if options.scores else []
+    if options.information:
+        tables += information_tables(_read(by_label, "information"), primary)
     tables += [cost_table(by_label, options), loss_table(by_label, primary)]
+    tables = [replace(table, title=f"Table {number}: {table.title}") for number, table in enumerate(tables, 1)]
     write_text(out / "tables.md", "\n".join(f"## {t.title}\n\n{t.markdown()}\n\n{t.caption}\n" for t in tables))
     for number, table in enumerate(tables, 1):
         write_text(out / f"table-{number}.csv", table.csv())
     return _write_page(by_label, results, tables, options, out)
+
+
+def score_tables(by_label: Mapping[str, Sequence[Trial]], results: Results, primary: str) -> list[Table]:
+    """What the detector found: strategies, skills, and the shift of the gate's time where there is a gate."""
+    tables = [main_table(results, primary), skill_table(results)]
+    timed = {label: own for label, own in by_label.items() if own[0].depends_on_time}
+    if timed:
+        tables.append(shift_table(results, _read(timed, "shifted"), primary))
+    return tables
 
 
 def _read(by_label: Mapping[str, Sequence[Trial]], folder: str) -> dict[str, list[Result]]:
@@ -69,9 +76,12 @@ def _read(by_label: Mapping[str, Sequence[Trial]], folder: str) -> dict[str, lis
 
 
 def _measures(results: Results) -> dict[tuple[str, str], Measure]:
-    """By name and part; where not all skills were scored, those that were are the overall."""
+    """By name and part; where not all skills were scored, those that were are the overall, even a single one."""
     first = next(iter(results.values()))[0]
     names = {CHOSEN: OVERALL}
+    if len({measure.name for measure in first.measures}) == 1:
+        only = {(OVERALL, measure.part): measure for measure in first.measures}
+        return {**{(measure.name, measure.part): measure for measure in first.measures}, **only}
     return {(names.get(measure.name, measure.name), measure.part): measure for measure in first.measures}
 
 
@@ -84,7 +94,11 @@ def _score(outcome: Estimate | None, unit: float = 100) -> str:
 
 
 def _contrasts(
-    outcomes: Mapping[str, Estimate | None], primary: str, unit: float = 100, less_is_better: bool = False
+    outcomes: Mapping[str, Estimate | None],
+    primary: str,
+    unit: float = 100,
+    less_is_better: bool = False,
+    digits: int = 1,
 ) -> dict[str, list[str]]:
     """By label, the difference with its interval, and the verdict; all but the primary one after Holm's correction."""
     known = {label: outcome for label, outcome in outcomes.items() if outcome is not None}
@@ -94,9 +108,9 @@ def _contrasts(
     for (label, outcome), p_value in zip(known.items(), p_values, strict=True):
         mean, low, high = (unit * value for value in outcome[:3])
         mark = "\N{NO-BREAK SPACE}*" if intervals.beyond_noise(p_value) else ""
-        largest = f"{unit * outcome.largest:.1f}"
+        largest = f"{unit * outcome.largest:.{digits}f}"
         cells[label] = [
-            f"{mean:+.1f} [{low:+.1f},\N{NO-BREAK SPACE}{high:+.1f}]{mark}",
+            f"{mean:+.{digits}f} [{low:+.{digits}f},\N{NO-BREAK SPACE}{high:+.{digits}f}]{mark}",
             intervals.verdict(outcome, p_value, largest, less_is_better),
         ]
     return cells
@@ -123,7 +137,7 @@ def _family(first: str, primary: str) -> str:
 
 
 def main_table(results: Results, primary: str) -> Table:
-    """Table 1: strategies by groups of skills, the spread of their seeds, and differences from the first strategy."""
+    """Strategies by groups of skills, the spread of their seeds, and differences from the first strategy."""
     known, first = _measures(results), next(iter(results))
     columns = {name: known[place] for name, place in MAIN_COLUMNS.items() if place in known}
     overall = known[OVERALL, "all"]
@@ -142,7 +156,7 @@ def main_table(results: Results, primary: str) -> Table:
         f"{_family(first, primary)}"
     )
     header = ["strategy", *columns, "spread", f"− {first}", "verdict"]
-    return Table(header, rows, _caption(results, what), "Table 1: fusion strategies")
+    return Table(header, rows, _caption(results, what), "fusion strategies")
 
 
 def _spread(results: Sequence[Result], measure: Measure) -> str:
@@ -152,7 +166,7 @@ def _spread(results: Sequence[Result], measure: Measure) -> str:
 
 
 def skill_table(results: Results) -> Table:
-    """Table 2: skills by strategies, those of GenEval first."""
+    """Skills by strategies, those of GenEval first."""
     known = _measures(results)
     rows = [
         [skill, *(_score(mean_score(own, known[skill, "all"])) for own in results.values())]
@@ -160,11 +174,11 @@ def skill_table(results: Results) -> Table:
         if (skill, "all") in known
     ]
     caption = _caption(results, "Share of correct images in per cent, by skill: GenEval's six tasks, then the others.")
-    return Table(["skill", *results], rows, caption, "Table 2: skills")
+    return Table(["skill", *results], rows, caption, "skills")
 
 
 def shift_table(results: Results, shifted: Results, primary: str) -> Table:
-    """Table 3: sampling with the gate's time shifted against sampling as trained."""
+    """Sampling with the gate's time shifted against sampling as trained."""
     overall = _measures(results)[OVERALL, "all"]
     outcomes = {label: paired_difference(own, results[label], overall) for label, own in shifted.items()}
     primary = primary if primary in outcomes else next(iter(outcomes))
@@ -178,35 +192,48 @@ def shift_table(results: Results, shifted: Results, primary: str) -> Table:
         f"Scores are in per cent. {_family('the same models without the shift', primary)}"
     )
     header = ["strategy", "as trained", "shifted", "difference", "verdict"]
-    return Table(header, rows, _caption(shifted, what), "Table 3: the gate's time shifted")
+    return Table(header, rows, _caption(shifted, what), "the gate's time shifted")
 
 
-def cost_table(by_label: Mapping[str, Sequence[Trial]], options: AblationOptions) -> Table:
-    """Table 4: parameters, FLOPs of an image, and the speed of training that was seen."""
-    rows, first = [], None
-    for label, own in by_label.items():
-        config = own[0].config
-        sizes = resolve_sizes(config)
-        with torch.device("meta"):
-            transformer = build_transformer(config, sizes)
-        sampling = Sampling(config.data.image_size // sizes.downsampling, TEXT_TOKENS, options.steps)
-        costs = (sum(count_parameters(transformer).values()), sum(count_sampling(transformer, sampling).values()))
-        first = first or costs
-        speed = np.median([line["images_per_second"] for trial in own for line in _metrics(trial)])
-        changes = [f"{100 * (cost / base - 1):+.2f} %" for cost, base in zip(costs, first, strict=True)]
-        rows.append(
-            [label, f"{costs[0] / 1e6:.3f} M", changes[0], f"{costs[1] / 1e9:.3f} G", changes[1], f"{speed:.0f}"]
-        )
-    caption = (
-        f"FLOPs of the transformer for one guided image in {options.steps} steps from {TEXT_TOKENS} tokens, the "
-        "language model not counted; changes are against the first row; images a second are training's median, here."
+def information_tables(results: Results, primary: str) -> list[Table]:
+    """What captions leave open, in nats: all skills together and by band of noise, and skill by skill."""
+    measures = [measure for measure in next(iter(results.values()))[0].measures if measure.part == COST]
+    overall = next(measure for measure in measures if measure.name == OVERALL)
+    bands = [measure for measure in measures if measure.name.startswith("log γ")]
+    skills = [measure for measure in measures if measure not in (overall, *bands)]
+    first = next(iter(results))
+    others = {label: own for label, own in results.items() if label != first}
+    cells = _contrasts(
+        {label: paired_difference(own, results[first], overall) for label, own in others.items()}, primary, 1, True, 2
     )
-    header = ["strategy", "parameters", "change", "FLOPs", "change", "training, images/s"]
-    return Table(header, rows, caption, "Table 4: cost")
+    rows = [
+        [label, *(_score(mean_score(own, measure), 1) for measure in (overall, *bands)), *cells.get(label, ["", ""])]
+        for label, own in results.items()
+    ]
+    what = f"Nats that the true caption leaves open; less is better. {_family(first, primary)}"
+    header = ["strategy", OVERALL, *(band.name for band in bands), f"− {first}", "verdict"]
+    whole = Table(header, rows, _caption(results, what), "cost in nats")
+    by_skill = []
+    for measure in skills:
+        outcomes = [paired_difference(own, results[first], measure) for own in others.values()]
+        base = _score(mean_score(results[first], measure), 1)
+        by_skill.append([measure.name, base, *(_change(outcome) for outcome in outcomes)])
+    caption = _caption(
+        results,
+        f"Nats that the true caption leaves open, by skill, and differences from {first}; less is better. Intervals "
+        "are not corrected for their number.",
+    )
+    return [whole, Table(["skill", first, *others], by_skill, caption, "cost in nats, by skill")]
+
+
+def _change(outcome: Estimate | None) -> str:
+    if outcome is None:
+        return "–"
+    return f"{outcome.mean:+.2f} [{outcome.low:+.2f},\N{NO-BREAK SPACE}{outcome.high:+.2f}]"
 
 
 def loss_table(by_label: Mapping[str, Sequence[Trial]], primary: str) -> Table:
-    """Table 5: what training had come to, which tells strategies apart long before their pictures do."""
+    """What training had come to, which tells strategies apart long before their pictures do."""
     first = next(iter(by_label))
     losses = _last_losses(by_label)
     width = float(np.ptp(np.concatenate([values.ravel() for values in losses.values()])))
@@ -220,7 +247,7 @@ def loss_table(by_label: Mapping[str, Sequence[Trial]], primary: str) -> Table:
         f"same pictures, captions, noise and timesteps in the same order. {_family(first, primary)} "
         f"{_sample(len(by_label[first]), 'the steps are fixed')}"
     )
-    return Table(["strategy", "loss", f"− {first}", "verdict"], rows, caption, "Table 5: training loss")
+    return Table(["strategy", "loss", f"− {first}", "verdict"], rows, caption, "training loss")
 
 
 def _last_losses(by_label: Mapping[str, Sequence[Trial]]) -> dict[str, NDArray[np.float64]]:
@@ -273,22 +300,32 @@ def _write_page(
     page = Page("Fusion strategies on the embedded world")
     page.text(
         f"Every strategy was trained with the same backbone, data order and budget: {config.training.steps} steps of "
-        f"{config.training.batch_size} pictures of {config.data.image_size} pixels, seeds {seeds}. Samples: "
-        f"{options.steps} steps, guidance {options.guidance:g}, {options.images_per_prompt} of each prompt, judged by "
-        "the detector."
+        f"{config.training.batch_size} pictures of {config.data.image_size} pixels, seeds {seeds}. "
+        f"{_how_scored(options)}"
     )
     for table in tables:
         page.heading(table.title)
         page.table(table)
     page.heading("Learning curves")
     page.image(draw_learning(by_label, out / "learning.png"), "Training loss: mean over seeds, and their range.")
-    page.heading("Samples")
-    page.text("Of the first seed; the same noise in each row.")
-    page.gallery(["", *by_label], _samples(by_label, options), width=96)
+    if options.scores:
+        page.heading("Samples")
+        page.text("Of the first seed; the same noise in each row.")
+        page.gallery(["", *by_label], _samples(by_label, options), width=96)
+        write_json(out / "scores.json", {label: [result.values for result in own] for label, own in results.items()})
     page.heading("All numbers")
-    write_json(out / "scores.json", {label: [result.values for result in own] for label, own in results.items()})
-    page.text("scores.json holds each prompt's score by strategy and seed; table-1.csv and so on hold the tables.")
+    page.text("table-1.csv and so on hold the tables; scores.json, if images were scored, each prompt's score by seed.")
     return page.write(out / "index.html")
+
+
+def _how_scored(options: AblationOptions) -> str:
+    if not options.scores:
+        return "No images were sampled."
+    scales = ", ".join(f"{scale:g}" for scale in options.guidance)
+    chosen = f"guidance {scales}" if len(options.guidance) == 1 else f"each model's best guidance of {scales}"
+    return (
+        f"Samples: {options.steps} steps, {chosen}, {options.images_per_prompt} of each prompt, judged by the detector."
+    )
 
 
 def _samples(by_label: Mapping[str, Sequence[Trial]], options: AblationOptions) -> dict[str, list[list[Path]]]:

@@ -25,7 +25,7 @@ from .routed import PAPER_STRATEGIES, RoutedFusion, ScaledTime
 # isort: split
 from .bundles import Bundles
 from .concat import Concat
-from .gains import LayerGains, fuse_with_gains, gains_of, read_gains
+from .gains import LayerGains, fuse_with_gains, gains_of, read_gains, write_gains
 from .head_wise import HeadWise
 from .key_value import KeyValueWise
 from .layer_attention import LayerAttention
@@ -62,4 +62,5 @@ __all__ = [
     "fuse_with_gains",
     "gains_of",
     "read_gains",
+    "write_gains",
 ]

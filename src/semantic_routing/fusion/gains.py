@@ -12,7 +12,8 @@ from torch import Tensor
 from .contract import Moment, Prepared, TextFusion
 
 LayerKey = int | Literal["all"]
-LayerGains = Mapping[LayerKey | tuple[int, LayerKey], int | float]
+GainKey = LayerKey | tuple[int, LayerKey]
+LayerGains = Mapping[GainKey, int | float]
 """Factors by the number of a layer, where "all" stands for every layer that is not named. A pair of a block's number
 and a layer's is for this block alone and goes before: {"all": 0, 5: 1} hears layer 5 alone, {(3, 5): 0} drops it in
 block 3."""
@@ -42,7 +43,7 @@ def gains_of(gains: LayerGains, layers: Sequence[int], num_blocks: int) -> Float
 
 
 def _gain(gains: LayerGains, block: int, layer: int) -> float:
-    keys: tuple[LayerKey | tuple[int, LayerKey], ...] = ((block, layer), (block, "all"), layer, "all")
+    keys: tuple[GainKey, ...] = ((block, layer), (block, "all"), layer, "all")
     return float(next((gains[key] for key in keys if key in gains), 1.0))
 
 
@@ -52,7 +53,7 @@ def read_gains(text: str) -> LayerGains:
     Raises:
         ValueError: a part is written otherwise.
     """
-    gains: dict[LayerKey | tuple[int, LayerKey], int | float] = {}
+    gains: dict[GainKey, int | float] = {}
     for part in text.split(","):
         match = re.fullmatch(r"\s*(?:(\d+):)?(\d+|all)\s*=\s*([^=\s]+)\s*", part)
         try:
@@ -63,6 +64,12 @@ def read_gains(text: str) -> LayerGains:
         except ValueError:
             raise ValueError(f"Gains are written LAYER=FACTOR,… such as 3=0,5=2 or all=0,5=1, not {part!r}.") from None
     return gains
+
+
+def write_gains(gains: LayerGains) -> str:
+    """Gains as `read_gains` reads them."""
+    names = ((f"{key[0]}:{key[1]}" if isinstance(key, tuple) else str(key), gain) for key, gain in gains.items())
+    return ",".join(f"{name}={gain:g}" for name, gain in names)
 
 
 def fuse_with_gains(

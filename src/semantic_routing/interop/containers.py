@@ -4,7 +4,7 @@ import json
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -130,7 +130,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _unwrap(values: Any, file: Path) -> dict[str, Tensor]:
+def _unwrap(values: object, file: Path) -> dict[str, Tensor]:
     """The dictionary of tensors, which may be an entry of another."""
     while isinstance(values, dict):
         inner = next((values[entry] for entry in _ENTRIES if isinstance(values.get(entry), dict)), None)

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..io.files import JsonObject, whole_folder
 from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
@@ -122,7 +122,7 @@ def convert_to_reference(source: Path, out: Path, transformer_only: bool = False
     if (folder / RECORD).is_file():
         config = read_json(folder / RECORD)["config"]
     else:
-        layers = None if pipeline is None else _layers_of(pipeline, transformer, text)
+        layers = None if pipeline is None or text is None else _layers_of(pipeline, transformer, text)
         config = reference_config(transformer, None if text is None else _plain(text), layers)
     with whole_folder(out) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=1))
@@ -138,7 +138,9 @@ def _check_new(out: Path) -> None:
         raise ValueError(f"{out} exists already; name a new folder.")
 
 
-def _build(tensors: dict[str, Tensor], description: Description) -> tuple[Any, dict[str, Tensor]]:
+def _build(
+    tensors: dict[str, Tensor], description: Description
+) -> tuple[DiffusionTransformer2DModel, dict[str, Tensor]]:
     """The transformer with its weights, and the language model's tensors where the checkpoint has them."""
     language_model = {
         name.removeprefix(LANGUAGE_MODEL_PREFIX): tensor
@@ -152,7 +154,7 @@ def _build(tensors: dict[str, Tensor], description: Description) -> tuple[Any, d
     return transformer, language_model
 
 
-def _scheduler(pipeline: Path | None, shift: float | None) -> Any:
+def _scheduler(pipeline: Path | None, shift: float | None) -> FlowMatchEulerDiscreteScheduler:
     if shift is None and pipeline is not None and (pipeline / "scheduler" / "scheduler_config.json").is_file():
         return FlowMatchEulerDiscreteScheduler.from_pretrained(pipeline / "scheduler")
     return FlowMatchEulerDiscreteScheduler(shift=SCHEDULER_SHIFT if shift is None else shift)
@@ -162,7 +164,7 @@ def _assemble(
     checkpoint: Checkpoint,
     transformer: DiffusionTransformer2DModel,
     language_model: dict[str, Tensor],
-    scheduler: Any,
+    scheduler: FlowMatchEulerDiscreteScheduler,
     parts: Parts,
     options: JsonObject,
 ) -> SemanticRoutingPipeline:
@@ -199,12 +201,13 @@ def _part(given: str | None, pipeline: Path | None, folder: str, what: str, opti
     )
 
 
-def _load_text_encoder(name: str) -> Any:
+def _load_text_encoder(name: str) -> PreTrainedModel:
     """In the dtype that it was saved in."""
-    return load_language_model(name, load_language_model_config(name).dtype or torch.float32)
+    dtype = load_language_model_config(name).dtype
+    return load_language_model(name, dtype if isinstance(dtype, torch.dtype) else torch.float32)
 
 
-def _load_language_model(config: JsonObject, tensors: dict[str, Tensor]) -> Any:
+def _load_language_model(config: JsonObject, tensors: dict[str, Tensor]) -> PreTrainedModel:
     """FuseDiT's language model from the checkpoint's own tensors."""
     if "model_type" not in config:
         raise ValueError(
@@ -228,7 +231,7 @@ def _load_language_model(config: JsonObject, tensors: dict[str, Tensor]) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _empty(folder: Path) -> Any:
+def _empty(folder: Path) -> DiffusionTransformer2DModel:
     """The transformer of a model folder of ours, without weights."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is neither a pipeline nor a transformer: it has no config.json.")
@@ -241,19 +244,19 @@ def _empty(folder: Path) -> Any:
         return classes[name].from_config(config)
 
 
-def _text_of(pipeline: Path) -> Any:
+def _text_of(pipeline: Path) -> PreTrainedConfig:
     """The `transformers` configuration of a pipeline's language model, copied or named."""
     copied = pipeline / "text_encoder"
     name = str(copied) if copied.is_dir() else read_json(pipeline / "model_index.json")["text_model"]
     return load_language_model_config(name)
 
 
-def _layers_of(pipeline: Path, transformer: DiffusionTransformer2DModel, text: Any) -> list[int]:
+def _layers_of(pipeline: Path, transformer: DiffusionTransformer2DModel, text: PreTrainedConfig) -> list[int]:
     layers = read_json(pipeline / "model_index.json")["text_layers"]
     return list(transformer.prompt_encoder_class.resolve(layers, text))
 
 
-def _plain(text: Any) -> JsonObject:
+def _plain(text: PreTrainedConfig) -> JsonObject:
     """A configuration as JSON, with the rotary base also where the reference's version of the library looks for it."""
     values: JsonObject = json.loads(text.to_json_string(use_diff=False))
     base = (values.get("rope_parameters") or {}).get("rope_theta")

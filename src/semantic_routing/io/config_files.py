@@ -5,7 +5,7 @@ Nothing here imports torch, so that a name that does not exist is refused at onc
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .files import JsonObject
 from .messages import brief
@@ -35,13 +35,17 @@ def find_config(name: str, folder: Path | None = None) -> Path:
     Raises:
         ValueError: there is neither.
     """
-    presets_folder = resource("configs")
-    for path in ((folder or Path()) / name, presets_folder / f"{name}.yaml"):
+    for path in ((folder or Path()) / name, resource("configs") / f"{name}.yaml"):
         if _is_file(path):
             return path
-    files = (path for kind in PRESET_FOLDERS for path in sorted((presets_folder / kind).glob("*.yaml")))
-    presets = ", ".join(f"{path.parent.name}/{path.stem}" for path in files if path.stem != "base")
-    raise ValueError(f"There is no config file {brief(name)} and no preset of that name; presets: {presets}.")
+    known = ", ".join(presets())
+    raise ValueError(f"There is no config file {brief(name)} and no preset of that name; presets: {known}.")
+
+
+def presets() -> list[str]:
+    """Names of the presets that are runs, such as `scenes/depth-wise`."""
+    files = (path for kind in PRESET_FOLDERS for path in sorted((resource("configs") / kind).glob("*.yaml")))
+    return [f"{path.parent.name}/{path.stem}" for path in files if path.stem != "base"]
 
 
 def _is_file(path: Path) -> bool:
@@ -59,13 +63,22 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> WrittenConfig:
     """
     path = find_config(name)
     values = _read(path)
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"Override {brief(override)} is not of the form key.path=value.")
-        value = parse_yaml(text, f"Override {brief(override)}")
-        _set(values, key.split("."), _absolute(value, Path()) if key == "imports" else value, override)
+    for change in overrides:
+        override(values, change)
     return WrittenConfig(path, values)
+
+
+def override(values: JsonObject, change: str) -> None:
+    """Applies one dotted override (`training.steps=100`) to values, in place.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    key, separator, text = change.partition("=")
+    if not separator:
+        raise ValueError(f"Override {brief(change)} is not of the form key.path=value.")
+    value = parse_yaml(text, f"Override {brief(change)}")
+    _set(values, key.split("."), _absolute(value, Path()) if key == "imports" else value, change)
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> JsonObject:
@@ -106,7 +119,7 @@ def _read_mapping(path: Path) -> JsonObject:
     return values
 
 
-def _absolute(imports: Any, folder: Path) -> Any:
+def _absolute(imports: object, folder: Path) -> object:
     """`imports` with absolute files; what is no list of names is left for the check that follows."""
     if not isinstance(imports, list):
         return imports
@@ -124,7 +137,7 @@ def _merge(base: JsonObject, over: JsonObject) -> JsonObject:
     return merged
 
 
-def _set(values: JsonObject, path: list[str], value: Any, override: str) -> None:
+def _set(values: JsonObject, path: list[str], value: object, override: str) -> None:
     for part in path[:-1]:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):

@@ -22,11 +22,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + PARTIAL)
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # still there only where something failed
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -44,15 +44,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         for entry in sorted(partial.rglob("*"), reverse=True):
-            _sync(entry)
-        _sync(partial)
+            sync(entry)
+        sync(partial)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # still there only where something failed
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file's bytes, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -68,7 +68,7 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: object) -> Path:
     """Writes a JSON file whole or not at all."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
@@ -84,6 +84,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
+
+
+def read_json_object(path: Path) -> JsonObject:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: it is not JSON, or not an object; the message names the file.
+        OSError: it cannot be read.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, not an object of keys and values.")
+    return value
 
 
 def sha256(data: bytes | str) -> str:

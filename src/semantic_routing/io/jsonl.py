@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from .files import JsonObject, sha256, write_text
 
@@ -69,6 +68,6 @@ class Ledger:
             append_line(self.path, self._entries[key])
 
 
-def work_key(**identity: Any) -> str:
+def work_key(**identity: object) -> str:
     """A key for a piece of work by everything that its outcome depends on."""
     return sha256(json.dumps(identity, sort_keys=True))

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
+from .files import JsonObject
 from .messages import brief
 from .registry import Registry
 
@@ -22,15 +24,22 @@ class Section(BaseModel):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def registered(registry: Registry[Any]) -> AfterValidator:
-    """Of a field: a name of `registry`, which is asked each time a config is checked."""
+class Registered:
+    """Of a field: a name of `registry`, which is asked each time a config is checked or its schema is made."""
 
-    def check(name: str) -> str:
-        if name not in registry:
-            raise ValueError(f"expected one of {', '.join(registry)}")
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonObject:
+        return {**handler(schema), "enum": list(self.registry)}
+
+    def _check(self, name: str) -> str:
+        if name not in self.registry:
+            raise ValueError(f"expected one of {', '.join(self.registry)}")
         return name
-
-    return AfterValidator(check)
 
 
 def check_section(section: type[AnySection], values: object, name: str) -> AnySection:
@@ -61,7 +70,7 @@ def _describe(error: Any, values: object) -> str:
     return message if whole_section else f"{where}: {message}, not {brief(error['input'])}"
 
 
-def _key_path(location: tuple[int | str, ...], values: Any) -> Iterator[str]:
+def _key_path(location: tuple[int | str, ...], values: object) -> Iterator[str]:
     """The keys of a location as the user wrote them: pydantic also names the branch of a union that it tried."""
     for number, part in enumerate(location, start=1):
         if isinstance(values, dict) and (part in values or number == len(location)):

@@ -23,18 +23,19 @@ def parse_yaml(text: str, name: str) -> Any:
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"{name} has {len(text)} characters, more than the {MAX_CHARACTERS} that a config may have.")
-    loader = yaml.SafeLoader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {})
-        return loader.construct_document(node)
+        loader = yaml.SafeLoader(text)  # which reads the first characters
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _count(node, {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ValueError(f"{name} is not valid YAML: {reason}") from error
-    finally:
-        loader.dispose()
 
 
 def _count(node: yaml.Node, counts: dict[int, int | None]) -> int:

@@ -7,6 +7,13 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+_imported: dict[str, None] = {}
+
+
+def imported() -> list[str]:
+    """What was imported so far, in order: what a new process must import to know the same names."""
+    return list(_imported)
+
 
 def import_user_code(names: Iterable[str], folder: Path | None = None) -> None:
     """Imports each name: a file that ends in `.py`, or a module.
@@ -23,16 +30,18 @@ def import_user_code(names: Iterable[str], folder: Path | None = None) -> None:
     for name in names:
         try:
             if name.endswith(".py"):
-                _import_file((folder or Path()) / name)
+                path = ((folder or Path()) / name).resolve()
+                _import_file(path)
+                _imported[str(path)] = None
             else:
                 importlib.import_module(name)
+                _imported[name] = None
         except Exception as error:
             # Any error: the module is the user's. One sentence tells it, and SROUTE_TRACEBACK=1 shows where it arose.
             raise ValueError(f"{name!r} cannot be imported: {_sentence(error)}") from error
 
 
 def _import_file(path: Path) -> None:
-    path = path.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     known = {getattr(module, "__file__", None) for module in list(sys.modules.values())}

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from ..flow import Prediction
 from ..fusion import FUSIONS
-from ..io.section import Dtype, Section, registered
+from ..io.section import Dtype, Registered, Section
 from . import MODELS
 from .timestep import TIMESTEP_CONDITIONINGS
 
@@ -14,10 +14,10 @@ from .timestep import TIMESTEP_CONDITIONINGS
 class ModelConfig(Section):
     """The diffusion transformer; what follows from the text encoder is not repeated here."""
 
-    kind: Annotated[str, registered(MODELS)] = Field(
+    kind: Annotated[str, Registered(MODELS)] = Field(
         "routed", description="how text reaches the blocks: routed, by a fusion strategy; or fusedit, by deep fusion"
     )
-    strategy: Annotated[str, registered(FUSIONS)] | None = Field(
+    strategy: Annotated[str, Registered(FUSIONS)] | None = Field(
         None, description="fusion strategy of a routed model; other kinds have none"
     )
     fusion_options: dict[str, Any] = Field({}, description="options of the fusion strategy, by name")
@@ -33,7 +33,7 @@ class ModelConfig(Section):
     hidden_size: PositiveInt = Field(2048, le=65536, description="channels of an image token")
     patch_size: PositiveInt = Field(2, le=1024, description="latent pixels a side of an image token")
     mlp_ratio: PositiveFloat = Field(4.0, le=64, description="channels inside an MLP, over hidden_size")
-    timestep_conditioning: Annotated[str, registered(TIMESTEP_CONDITIONINGS)] = Field(
+    timestep_conditioning: Annotated[str, Registered(TIMESTEP_CONDITIONINGS)] = Field(
         "none", description="how blocks learn the timestep beside the fusion: none, addition, adaln-zero, adaln-single"
     )
     prediction: Prediction = Field(

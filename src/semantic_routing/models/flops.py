@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
 from ..fusion import TextFusion
 from .backbone import DiffusionTransformer2DModel
@@ -69,33 +69,42 @@ def count_forward(
         text_tokens: of each row.
     """
 
-    def forward(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def forward(model: DiffusionTransformer2DModel, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         model(latents, timestep, text)
 
     return _in_order(_count_transformer(transformer, forward, rows, latent_size, text_tokens))
 
 
-def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling) -> dict[str, int]:
-    """FLOPs of the transformer by component in a whole run of our sampler, which repeats only what depends on time."""
+def count_prompt_and_step(
+    transformer: DiffusionTransformer2DModel, sampling: Sampling
+) -> tuple[dict[str, int], dict[str, int]]:
+    """FLOPs of our sampler by component: what it does once for its prompts, and what it does in each step."""
     sizes = (sampling.rows, sampling.latent_size, sampling.text_tokens)
 
-    def prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def prepare(model: DiffusionTransformer2DModel, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
 
-    def step_and_prepare(model: Any, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
+    def prepare_and_step(model: DiffusionTransformer2DModel, text: Tensor, latents: Tensor, timestep: Tensor) -> None:
         context = model.text_context(model.prepare_text(text, reused=True), timestep[:1], cache=True)
         model(latents, timestep, text_context=context)
 
-    text = _count_transformer(transformer, prepare, *sizes)
-    step = _count_transformer(transformer, step_and_prepare, *sizes)
-    step.subtract(text)
-    repeats = sampling.steps if "timestep" in transformer.varies_with else 1
-    total = Counter({name: repeats * flops for name, flops in text.items()})
-    total.update({name: sampling.steps * flops for name, flops in step.items()})
-    return _in_order(total)
+    once = _count_transformer(transformer, prepare, *sizes)
+    step = _count_transformer(transformer, prepare_and_step, *sizes)
+    if "timestep" in transformer.varies_with:
+        return {}, _in_order(step)
+    step.subtract(once)
+    return _in_order(once), _in_order(step)
 
 
-def count_language_model(config: Any, rows: int, text_tokens: int, layers: int | None = None) -> dict[str, int]:
+def count_sampling(transformer: DiffusionTransformer2DModel, sampling: Sampling) -> dict[str, int]:
+    """FLOPs of the transformer by component in a whole run of our sampler, which repeats only what depends on time."""
+    once, step = count_prompt_and_step(transformer, sampling)
+    return _in_order(Counter(once) + Counter({name: sampling.steps * flops for name, flops in step.items()}))
+
+
+def count_language_model(
+    config: PretrainedConfig, rows: int, text_tokens: int, layers: int | None = None
+) -> dict[str, int]:
     """FLOPs of one pass of the language model without heads, its linear layers and its attention products apart.
 
     Args:
@@ -116,7 +125,7 @@ def count_language_model(config: Any, rows: int, text_tokens: int, layers: int |
 
 def count_as_paper(
     transformer: DiffusionTransformer2DModel,
-    language_model: Any,
+    language_model: PretrainedConfig,
     layers: int | None = None,
     sampling: Sampling = PAPER_SAMPLING,
 ) -> dict[str, int]:
@@ -166,12 +175,12 @@ class _Root(nn.Module):
         run()
 
 
-def _linear_and_rest(model: nn.Module, run: Callable[[], Any]) -> tuple[dict[str, int], int]:
+def _linear_and_rest(model: nn.Module, run: Callable[[], object]) -> tuple[dict[str, int], int]:
     """FLOPs of `run` in linear layers, convolutions and fusions, by module name, and of everything else."""
     # The CPU's kernel of scaled dot products is missing from the counter's own list.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    def attention_flops(query: object, key: object, value: object, *args: object, **kwargs: object) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
     counter = FlopCounterMode(display=False, custom_mapping={kernel: attention_flops})

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from diffusers import AutoencoderDC
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
@@ -38,7 +39,7 @@ class LatentCodec:
     """Encodes and decodes images in [-1, 1].
 
     Args:
-        vae: an `AutoencoderKL`, or None to denoise pixels.
+        vae: an `AutoencoderKL` or `AutoencoderDC`, or None to denoise pixels.
     """
 
     def __init__(self, vae: Any | None = None) -> None:
@@ -52,13 +53,23 @@ class LatentCodec:
     @property
     def downsampling(self) -> int:
         """Image pixels a side of a latent pixel."""
-        return 1 if self.vae is None else int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        if self.vae is None:
+            return 1
+        config = self.vae.config
+        blocks = config.encoder_block_out_channels if isinstance(self.vae, AutoencoderDC) else config.block_out_channels
+        return int(2 ** (len(blocks) - 1))
 
     def encode(self, images: Images, generators: list[torch.Generator]) -> Latents:
         """Draws a latent of each image with its own generator; without an autoencoder, gives the images themselves."""
         if self.vae is None:
             return images
+        if isinstance(self.vae, AutoencoderDC):  # which has one latent an image and no posterior
+            return self._latent(images) * self.vae.config.scaling_factor
         return PosteriorCodec(self.vae.config.scaling_factor, self._shift).encode(self.posteriors(images), generators)
+
+    @torch.no_grad()
+    def _latent(self, images: Images) -> Latents:
+        return self.vae.encode(images.to(self.vae.dtype)).latent.float()  # type: ignore[union-attr]
 
     @torch.no_grad()
     def posteriors(self, images: Images) -> Posteriors:
@@ -75,4 +86,4 @@ class LatentCodec:
 
     @property
     def _shift(self) -> float:
-        return self.vae.config.shift_factor or 0.0  # type: ignore[union-attr]
+        return self.vae.config.get("shift_factor") or 0.0  # type: ignore[union-attr]

@@ -1,6 +1,5 @@
 """The diffusion transformer with semantic routing (paper, sections 3 and 4.1)."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,8 +9,9 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..fusion import FUSIONS, FusionSizes, Moment, Prepared, TextFusion, fuse_with_gains
+from ..fusion import FUSIONS, Moment, Prepared, fuse_with_gains
 from ..fusion.contract import make_fusion
+from ..fusion.saved import current_name, find_fusion, fusion_sizes
 from ..io.registry import source_of
 from .attention import KeyValue, RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
@@ -198,36 +198,3 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
 
 def _tokens_of(prepared: Prepared) -> TextTokens:
     return TextTokens.of(prepared.mask, len(prepared.features), prepared.features.shape[2], prepared.blank)
-
-
-def fusion_sizes(config: Mapping[str, Any]) -> FusionSizes:
-    """What the fusion of a transformer with this configuration is built for."""
-    return FusionSizes(
-        config["num_text_layers"],
-        config["num_blocks"],
-        config.get("text_channels"),
-        config.get("hidden_size"),
-        config.get("num_key_value_heads"),
-    )
-
-
-def current_name(name: str) -> str:
-    """The name of a saved tensor; in version 0.1 the fusion was a router's strategy."""
-    if not name.startswith("router.strategy."):
-        return name
-    bare = name.removeprefix("router.strategy.")
-    return "fusion." + ("beta" if bare == "logits" else bare)
-
-
-def find_fusion(strategy: str, source: str | None) -> type[TextFusion]:
-    """The fusion called `strategy`.
-
-    Raises:
-        ValueError: it is not registered; the message names `source`, the class that the model was trained with.
-    """
-    if strategy not in FUSIONS and source is not None:
-        raise ValueError(
-            f"The model was trained with the fusion strategy {strategy!r}, which is not registered: import "
-            f"{source.rpartition('.')[0]}, which defines it, first (sroute has --import for that)."
-        )
-    return FUSIONS.find(strategy)

@@ -1,10 +1,19 @@
 """`diffusers` pipelines; sampling lives here and nowhere else."""
 
-import diffusers
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .semantic_routing import SemanticRoutingPipeline
+if TYPE_CHECKING:
+    from .image_to_image import SemanticRoutingImg2ImgPipeline
+    from .semantic_routing import SemanticRoutingPipeline
 
-# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
-diffusers.SemanticRoutingPipeline = SemanticRoutingPipeline
+__all__ = ["SemanticRoutingImg2ImgPipeline", "SemanticRoutingPipeline"]
 
-__all__ = ["SemanticRoutingPipeline"]
+_MODULES = {"SemanticRoutingImg2ImgPipeline": "image_to_image", "SemanticRoutingPipeline": "semantic_routing"}
+
+
+def __getattr__(name: str) -> Any:
+    """A pipeline, when it is asked for: what reads a pipeline's small files alone needs no `diffusers`."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

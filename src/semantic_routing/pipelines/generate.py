@@ -1,15 +1,26 @@
 """Prompts in, image files out."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers.utils import make_image_grid
 from PIL import Image
+from torch import Tensor
 
-from ..fusion import LayerGains
+from .. import __version__
+from ..fusion import LayerGains, write_gains
+from ..io.images import save_animation, save_image
 from ..io.resources import DEMO
+from ..reporting.picture_grid import Row, fit, picture_grid
 from .loading import load_pipeline
+from .semantic_routing import SemanticRoutingPipeline
+
+MOST_ROWS = 64  # prompts in a grid
+
+Frames = list[list[Image.Image]]
+"""The images of a batch after each step."""
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -31,10 +42,12 @@ def generate_files(
     dtype: str = "float32",
     device: str | None = None,
     layer_gains: LayerGains | None = None,
+    save_steps: bool = False,
 ) -> list[Path]:
     """Writes `00000-0.png` (prompt 0, image 0) and so on, and `grid.png` with a row a prompt; returns the images.
 
-    Image i of every prompt starts from the noise of `seed + i`, whatever the batch.
+    Image i of every prompt starts from the noise of `seed + i`, whatever the batch. Each file keeps its prompt, its
+    seed and the settings as PNG texts. The grid shows the first `MOST_ROWS` prompts.
 
     Args:
         prompts: at least one.
@@ -50,18 +63,20 @@ def generate_files(
         dtype: of the weights.
         device: None is cuda where there is one.
         layer_gains: factors of language-model layers, see `fusion.LayerGains`.
+        save_steps: write `00000-0-steps.png` too, an animation of the image after each step.
 
     Raises:
         ValueError: there is no prompt, or the pipeline cannot be loaded.
     """
     if not prompts:
-        raise ValueError("There is no prompt: give some as arguments, or a file with --prompts-file.")
+        raise ValueError("There is no prompt: give some as arguments, or a file with --prompts.")
     loaded = load_pipeline(pipeline, dtype, device)
     out.mkdir(parents=True, exist_ok=True)
-    images: list[Image.Image] = []
+    rows: list[Row] = []
     paths = []
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
+        frames: Frames = []
         made = loaded(
             batch,
             negative_prompt=negative_prompt,
@@ -72,12 +87,52 @@ def generate_files(
             num_images_per_prompt=images_per_prompt,
             layer_gains=layer_gains,
             generator=[torch.Generator().manual_seed(seed + i) for _ in batch for i in range(images_per_prompt)],
+            callback_on_step_end=_keep(frames) if save_steps else None,
             return_dict=False,
         )[0]
+        gains = None if layer_gains is None else write_gains(layer_gains)
+        settings = {"negative_prompt": negative_prompt, "layer_gains": gains, "dtype": dtype}
+        metadata = describe_settings(loaded, pipeline, made[0].size, settings)
         for number, image in enumerate(made):
             prompt, i = divmod(number, images_per_prompt)
-            paths.append(out / f"{start + prompt:05d}-{i}.png")
-            image.save(paths[-1])
-        images += made
-    make_image_grid(images, rows=len(prompts), cols=images_per_prompt).save(out / "grid.png")
+            path = out / f"{start + prompt:05d}-{i}.png"
+            texts = {"prompt": batch[prompt], "seed": str(seed + i), **metadata}
+            save_image(image, path, texts)
+            if frames:
+                save_animation([fit(step[number]) for step in frames], path.with_stem(f"{path.stem}-steps"), texts)
+            paths.append(path)
+        pictures = [made[first : first + images_per_prompt] for first in range(0, len(made), images_per_prompt)]
+        rows += [Row(*row) for row in zip(pictures, batch, strict=True)][: MOST_ROWS - len(rows)]
+    save_image(picture_grid(rows), out / "grid.png")
     return paths
+
+
+def describe_settings(
+    pipeline: SemanticRoutingPipeline, name: str, size: tuple[int, int], others: dict[str, Any]
+) -> dict[str, str]:
+    """The settings of the pipeline's last call as PNG texts: `settings` is JSON.
+
+    Args:
+        pipeline: that made the image.
+        name: under which it was loaded.
+        size: of the image, width and height in pixels.
+        others: settings that the pipeline does not keep; those that are None are left out.
+    """
+    settings = {
+        "pipeline": name,
+        "steps": pipeline.num_timesteps,
+        "guidance": pipeline.guidance_scale,
+        "size": size,
+        **{key: value for key, value in others.items() if value is not None},
+    }
+    return {"settings": json.dumps(settings, ensure_ascii=False), "software": f"semantic-routing {__version__}"}
+
+
+def _keep(frames: Frames) -> Callable[[SemanticRoutingPipeline, int, Tensor, dict[str, Tensor]], None]:
+    """A callback that keeps what the latents look like after each step."""
+
+    def callback(pipeline: SemanticRoutingPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> None:
+        decoded = pipeline.codec.decode(tensors["latents"]).float()
+        frames.append(pipeline.image_processor.postprocess(decoded, output_type="pil"))
+
+    return callback

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from ..fusion import FUSIONS, TextFusion
-from ..models.transformer import ContextEmbedder, fusion_sizes
+from ..fusion.saved import fusion_sizes
+from ..models.transformer import ContextEmbedder
 from .semantic_routing import SemanticRoutingPipeline
 
 

@@ -1,27 +1,29 @@
-"""The fusion of a saved pipeline, without its backbone."""
+"""The fusion of a saved pipeline, or of an adapter for a host, without its backbone."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
 from safetensors import safe_open
 
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
-from ..io.files import read_json
+from ..fusion.saved import ADAPTER_CONFIG, ADAPTER_WEIGHTS, current_name, find_fusion, fusion_sizes
+from ..io.files import JsonObject, read_json, read_json_object
+from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline
-from ..models.transformer import current_name, find_fusion, fusion_sizes
+from ..io.strict_yaml import parse_yaml
+from ..io.tensors import check_tensors
 
 PREFIX = "fusion."
 
 
 class PipelineFiles(NamedTuple):
-    """What the small files of a pipeline say."""
+    """What the small files of a pipeline, or of an adapter, say."""
 
     name: str
     folder: Path
-    model_index: dict[str, Any]
-    transformer: dict[str, Any]
+    model_index: JsonObject
+    transformer: JsonObject
 
     @property
     def strategy(self) -> str | None:
@@ -31,12 +33,25 @@ class PipelineFiles(NamedTuple):
         return None if name == "fusedit" else name
 
     @property
-    def training_data(self) -> dict[str, Any] | None:
+    def is_adapter(self) -> bool:
+        """Whether there is a fusion and no model that it is in, see `adapters.save_routing`."""
+        return (self.folder / ADAPTER_WEIGHTS).is_file()
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the fusion's tensors."""
+        return sorted((self.folder / "transformer").glob("*.safetensors")) or [self.folder / ADAPTER_WEIGHTS]
+
+    @property
+    def training_data(self) -> JsonObject | None:
         """The section `data` of the `config.yaml` of the training; None where the pipeline's folder has none."""
         path = self.folder / "config.yaml"
         if not path.is_file():
             return None
-        data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        data = config.get("data") if isinstance(config, dict) else None
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} is not the config of a run: it has no section data.")
         return data
 
     @property
@@ -54,6 +69,8 @@ class PipelineFiles(NamedTuple):
 def find_pipeline(name: str) -> PipelineFiles:
     """Reads the configuration files of a pipeline by folder or hub name, or of the demo model by "demo".
 
+    The folder of an adapter serves what needs its fusion alone.
+
     Raises:
         ValueError: the folder holds no pipeline, or there is no such folder or hub name.
         OSError: the hub cannot be reached.
@@ -67,40 +84,68 @@ def find_pipeline(name: str) -> PipelineFiles:
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except ValueError as error:
             raise ValueError(f"{name!r} is neither a pipeline's folder nor a hub name.") from error
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _adapter_files(name, folder)
     paths = [folder / "model_index.json", folder / "transformer" / "config.json"]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{folder} is not a pipeline's folder: it has no {path.relative_to(folder)}.")
-    return PipelineFiles(name, folder, *map(read_json, paths))
+    return PipelineFiles(name, folder, *map(read_json_object, paths))
+
+
+def _adapter_files(name: str, folder: Path) -> PipelineFiles:
+    """What the files of an adapter say, in the words of a pipeline's."""
+    values = read_json(folder / ADAPTER_CONFIG)
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
+        blocks = len(file.get_tensor("gain"))
+    transformer = {
+        "strategy": values["fusion"],
+        "fusion_options": values["fusion_options"],
+        "fusion_source": values["fusion_source"],
+        "num_text_layers": len(values["layers"]),
+        "text_channels": values["text_channels"],
+        "num_blocks": blocks,
+    }
+    return PipelineFiles(name, folder, {"text_layers": values["layers"]}, transformer)
 
 
 def load_fusion(files: PipelineFiles) -> TextFusion:
     """Builds the fusion alone and reads its own tensors, and no others, from the checkpoint.
 
     Raises:
-        ValueError: the transformer has no fusion, the fusion is not registered, or the checkpoint lacks its weights.
+        ValueError: the transformer has no fusion, the fusion is not registered, or the checkpoint lacks its weights or
+            is damaged.
     """
-    config = files.transformer
     if files.strategy is None:
         raise ValueError(f"The transformer in {files.folder} has no fusion.")
-    kind = find_fusion(files.strategy, config.get("fusion_source"))
-    fusion = make_fusion(files.strategy, kind, fusion_sizes(config), config.get("fusion_options") or {})
+    with one_sentence(files.folder / "transformer"):
+        return _load_fusion(files.strategy, files)
+
+
+def _load_fusion(strategy: str, files: PipelineFiles) -> TextFusion:
+    config = files.transformer
+    kind = find_fusion(strategy, config.get("fusion_source"))
+    fusion = make_fusion(strategy, kind, fusion_sizes(config), config.get("fusion_options") or {})
     tensors = {}
-    for path in sorted((files.folder / "transformer").glob("*.safetensors")):
+    for path in files.weight_files:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dictionary)
                 name = current_name(key)
                 if name.startswith(PREFIX):
                     tensors[name.removeprefix(PREFIX)] = file.get_tensor(key).float()
-    missing = sorted(fusion.state_dict().keys() - tensors.keys())
-    if missing:
-        raise ValueError(f"The weights in {files.folder / 'transformer'} lack {PREFIX}{missing[0]}.")
+    place = f"The fusion in {files.folder / 'transformer'}"
+    check_tensors(tensors, {name: value.shape for name, value in fusion.state_dict().items()}, place)
     fusion.load_state_dict(tensors)
     return fusion.eval()
 
 
 def layer_numbers(files: PipelineFiles) -> list[int]:
     """The language-model layers that the fusion reads, as `semantic_routing.text.resolve_layers` numbers them."""
+    with one_sentence(f"The pipeline {files.folder}"):
+        return _layer_numbers(files)
+
+
+def _layer_numbers(files: PipelineFiles) -> list[int]:
     layers = files.model_index.get("text_layers", "all")
     count = int(files.transformer["num_text_layers"])
     if layers == "all":

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+# Of a pipeline that does not say (paper, section 4.1).
+PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
+
 
 def check_scheduler(scheduler: Any) -> None:
     """Refuses a scheduler that does not follow a flow's velocity.
@@ -13,17 +16,22 @@ def check_scheduler(scheduler: Any) -> None:
     Raises:
         ValueError: it would take the velocity for noise; the message says what to set.
     """
-    name, config = type(scheduler).__name__, scheduler.config
-    if name.startswith("FlowMatch"):
-        return
-    if config.get("prediction_type") != "flow_prediction" or not config.get("use_flow_sigmas"):
+    if not follows_flow(scheduler):
         raise ValueError(
-            f"{name} does not follow a flow: expected a FlowMatch scheduler, or one with "
+            f"{type(scheduler).__name__} does not follow a flow: expected a FlowMatch scheduler, or one with "
             "prediction_type='flow_prediction' and use_flow_sigmas=True."
         )
 
 
-def accepts(function: Callable[..., Any], name: str) -> bool:
+def follows_flow(scheduler: Any) -> bool:
+    """Whether a scheduler takes a model's output for a flow's velocity."""
+    config = scheduler.config
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return True
+    return config.get("prediction_type") == "flow_prediction" and bool(config.get("use_flow_sigmas"))
+
+
+def accepts(function: Callable[..., object], name: str) -> bool:
     """Whether a function has an argument of that name."""
     return name in inspect.signature(function).parameters
 

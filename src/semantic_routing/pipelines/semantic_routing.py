@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
 from diffusers.image_processor import VaeImageProcessor
@@ -17,18 +18,22 @@ from ..fusion import LayerGains, gains_of
 from ..fusion.timestep_map import GateTime, TimestepMap
 from ..io.files import write_text
 from ..io.resources import resolve_pipeline
-from ..models import DiffusionTransformer2DModel, FuseDiTTransformer2DModel, SemanticRoutingTransformer2DModel
+from ..models import (
+    DiffusionTransformer2DModel,
+    FuseDiTTransformer2DModel,
+    SemanticRoutingTransformer2DModel,
+    TextContext,
+)
+from ..models.backbone import ContextOfState
 from ..models.latents import LatentCodec
 from ..text import TextEncoder
-from ..text.encoder import Reading
+from ..text.encoder import PooledText, Reading
 from ..text.places import stored_name
+from .card import write_card
 from .sampled_text import SampledText, given_features
-from .schedule import accepts, check_scheduler, set_steps
+from .schedule import PAPER_GUIDANCE, PAPER_STEPS, accepts, check_scheduler, set_steps
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-
-# Of a pipeline that does not say (paper, section 4.1).
-PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -99,6 +104,8 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             "last_layer": last_layer,
         }
         if text_encoder is not None:
+            if tokenizer is None:
+                raise ValueError("The pipeline has a text_encoder but no tokenizer to go with it.")
             encoder = transformer.prompt_encoder_class(text_encoder, tokenizer, **reading)
         elif text_model is not None:
             encoder = transformer.prompt_encoder_class.load(text_model, transformer.dtype, **reading)
@@ -129,12 +136,13 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                 f"the transformer has {transformer.config.in_channels}."
             )
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.codec.downsampling)
+        self._text_pool: PooledText | None = None
 
     @property
     def prompt_encoder(self) -> TextEncoder:
         """The language model and how prompts are put to it."""
         options = self.config
-        return self.transformer.prompt_encoder_class(
+        encoder = self.transformer.prompt_encoder_class(
             self.text_encoder,
             self.tokenizer,
             layers=options.text_layers,
@@ -143,6 +151,17 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             max_length=options.max_length,
             last_layer=options.last_layer,
         )
+        encoder.pooled = self._text_pool
+        return encoder
+
+    def use_text_pool(self, folder: Path, prompts: Sequence[str]) -> None:
+        """From now on takes features of some prompts from a folder, which gets those that it lacks.
+
+        Several pipelines that read the same layers of one language model share a folder; see `FeaturePool`.
+        """
+        encoder = self.prompt_encoder
+        encoder.use_pool(folder, prompts)
+        self._text_pool = encoder.pooled
 
     @property
     def codec(self) -> LatentCodec:
@@ -166,17 +185,21 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         return made
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Saves all components; a language model that was loaded by its name stays a name."""
+        """Saves all components and a model card; a language model that was loaded by its name stays a name."""
         write_text(Path(save_directory) / "pipeline.py", PIPELINE_FILE)
-        if not self._text_encoder_is_named:
-            super().save_pretrained(save_directory, **kwargs)
-            return
         text = {"text_encoder": self.text_encoder, "tokenizer": self.tokenizer}
-        self.register_modules(text_encoder=None, tokenizer=None)
+        if self._text_encoder_is_named:
+            self.register_modules(text_encoder=None, tokenizer=None)
         try:
             super().save_pretrained(save_directory, **kwargs)
         finally:
             self.register_modules(**text)
+        write_card(Path(save_directory))
+
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """What `push_to_hub` of `diffusers` ends with; its placeholder for a model card is replaced by ours."""
+        write_card(Path(working_dir), repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
 
     @property
     def guidance_scale(self) -> float:
@@ -189,7 +212,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         return self._guidance_scale > 1
 
     @property
-    def attention_kwargs(self) -> dict[str, Any] | None:
+    def attention_kwargs(self) -> dict[str, float] | None:
         """Of the call that runs."""
         return self._attention_kwargs
 
@@ -265,7 +288,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         prompt_attention_mask: Tensor | None = None,
         negative_prompt_embeds: Float[Tensor, "prompts layers negative_tokens text_channels"] | None = None,
         negative_prompt_attention_mask: Tensor | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, float] | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Makes `num_images_per_prompt` images of each prompt; images of one prompt are neighbors.
 
@@ -324,9 +347,10 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         )  # fmt: skip
         text.prepare(self.transformer, device, gains)
         set_steps(self.scheduler, steps, sigmas, device)
+        latents, timesteps = self._begin(latents, generator)
         gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)
         latents = self._denoise(
-            latents, text, gate_time, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
+            latents, timesteps, text, gate_time, generator, callback_on_step_end, callback_on_step_end_tensor_inputs
         )
         images: Any = latents
         if output_type != "latent":
@@ -334,17 +358,22 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    def _begin(self, noise: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> tuple[Tensor, Tensor]:
+        """What the first step begins with, and the timesteps of all steps."""
+        return noise, self.scheduler.timesteps
+
     def _denoise(
         self,
         latents: Tensor,
+        timesteps: Tensor,
         text: SampledText,
         gate_time: GateTime,
         generator: torch.Generator | list[torch.Generator] | None,
         callback: StepCallback | None,
         tensor_inputs: Sequence[str],
     ) -> Tensor:
-        """Goes all steps of the scheduler."""
-        timesteps, order = self.scheduler.timesteps, self.scheduler.order
+        """Goes the steps of the scheduler at `timesteps`."""
+        order = self.scheduler.order
         self._num_timesteps = len(timesteps)
         lora_scale = (self.attention_kwargs or {}).get("scale", 1.0)
         noise = {"generator": generator} if accepts(self.scheduler.step, "generator") else {}
@@ -354,7 +383,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                     continue
                 self._current_timestep = timestep
                 context = text.context(self.transformer, gate_time(timestep[None].float()), lora_scale)
-                flow = self._flow(latents, timestep.float(), context)
+                flow = self._flow(latents, timestep.float(), context, step)
                 latents = self.scheduler.step(flow, timestep, latents, return_dict=False, **noise)[0]
                 if callback is not None:
                     latents = self._call_back(callback, step, timestep, latents, text, tensor_inputs)
@@ -363,12 +392,13 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self._current_timestep = None
         return latents
 
-    def _flow(self, latents: Tensor, timestep: Tensor, context: Any) -> Tensor:
+    def _flow(self, latents: Tensor, timestep: Tensor, context: TextContext | ContextOfState, step: int) -> Tensor:
         """The velocity at a timestep, guided if guidance is on."""
         guided = self.do_classifier_free_guidance
         noisy = torch.cat([latents, latents]) if guided else latents
         times = timestep.expand(len(noisy))
-        with self.transformer.cache_context("all_rows"):
+        place = {"step_index": step, "sigma": timestep / 1000, "num_inference_steps": self.num_timesteps}
+        with self.transformer.cache_context("all_rows", **place):
             output = self.transformer(
                 noisy.to(self.transformer.dtype), times, text_context=context, attention_kwargs=self.attention_kwargs
             ).sample
@@ -447,6 +477,10 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         if latents is None:
             return randn_tensor(shape, generator, device, torch.float32)
         return latents.to(device, torch.float32)
+
+
+# Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
+diffusers.SemanticRoutingPipeline = SemanticRoutingPipeline
 
 
 def check_text_encoder(encoder: TextEncoder, transformer: DiffusionTransformer2DModel) -> None:

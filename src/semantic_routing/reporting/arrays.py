@@ -5,7 +5,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ class NamedArray:
         ValueError: axes and values differ in shape.
     """
 
-    def __init__(self, values: NDArray[Any], axes: Mapping[str, Coordinates]) -> None:
+    def __init__(self, values: NDArray[np.generic], axes: Mapping[str, Coordinates]) -> None:
         self.values = np.asarray(values, dtype=np.float64)
         self.axes = {name: list(coordinates) for name, coordinates in axes.items()}
         shape = tuple(len(coordinates) for coordinates in self.axes.values())

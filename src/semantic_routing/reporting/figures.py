@@ -10,8 +10,9 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
+from matplotlib.colors import BoundaryNorm, Colormap
 from numpy.typing import NDArray
+from PIL import Image
 
 # Okabe and Ito's qualitative palette, the yellow left out: it vanishes on white paper.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -62,6 +63,15 @@ def panels(rows: int, columns: int, height: float = 2.4, **options: Any) -> tupl
     return canvas, list(grid.flat)
 
 
+def raster(picture: Image.Image) -> matplotlib.figure.Figure:
+    """A canvas that is a picture, pixel by pixel at `DPI`."""
+    canvas = matplotlib.figure.Figure(figsize=(picture.width / DPI, picture.height / DPI))
+    axes = canvas.add_axes((0, 0, 1, 1))
+    axes.imshow(picture, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    return canvas
+
+
 def grid_of(count: int, most_columns: int) -> tuple[int, int]:
     """Rows and columns for `count` panels, without empty places where a fair shape allows it."""
     columns = min(count, most_columns)
@@ -75,9 +85,9 @@ def remove_unused(axes: Sequence[Axes], used: int) -> None:
         unused.remove()
 
 
-def sequence_colors(count: int) -> list[Any]:
+def sequence_colors(count: int) -> list[tuple[float, ...]]:
     """Colors for an ordered family of curves, the pale end of the map left out."""
-    return list(matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.88, count)))
+    return [tuple(color) for color in matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.88, count))]
 
 
 def sequence_bar(canvas: matplotlib.figure.Figure, axes: Sequence[Axes], count: int, label: str) -> None:
@@ -89,7 +99,7 @@ def sequence_bar(canvas: matplotlib.figure.Figure, axes: Sequence[Axes], count: 
 
 
 def heat_map(
-    axes: Axes, values: NDArray[np.float64], low: float, high: float, colors: Any = SEQUENTIAL
+    axes: Axes, values: NDArray[np.float64], low: float, high: float, colors: str | Colormap = SEQUENTIAL
 ) -> ScalarMappable:
     """Cells centered on whole numbers, row 0 at the bottom; returns what a color bar needs."""
     rows, columns = values.shape
@@ -98,7 +108,7 @@ def heat_map(
     return axes.pcolormesh(x, y, values, cmap=colors, vmin=low, vmax=high, rasterized=True)
 
 
-def label_cells(axes: Axes, axis: str, labels: Sequence[Any], most: int = 12) -> None:
+def label_cells(axes: Axes, axis: str, labels: Sequence[object], most: int = 12) -> None:
     """Ticks at the cells of a heat map; of many labels every n-th is written."""
     every = -(-len(labels) // most)
     places = list(range(0, len(labels), every))

@@ -40,7 +40,11 @@ class _Sample(NamedTuple):
     number: float
 
 
-def score(groups: Sequence[ArrayLike], bounds: tuple[float, float] | None = (0.0, 1.0)) -> Estimate | None:
+def score(
+    groups: Sequence[ArrayLike],
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    weights: Sequence[ArrayLike] = (),
+) -> Estimate | None:
     """The plain mean of the groups' means, with its interval; None if there is no group or one is empty.
 
     The interval is Wilson's for a share, with the effective number of values in the place of their number (as Korn and
@@ -51,10 +55,11 @@ def score(groups: Sequence[ArrayLike], bounds: tuple[float, float] | None = (0.0
         groups: for each, an array (prompts,) or (runs, prompts) of scores.
         bounds: the lowest and the highest score that there can be; None for scores without bounds, whose interval is
             Student's t.
+        weights: for each group, one a prompt: a group's mean is weighted by them; none weighs all alike.
     """
     if bounds is None:
-        return difference(groups)
-    sample = _sample(groups)
+        return difference(groups, weights=weights)
+    sample = _sample(groups, weights)
     if sample is None:
         return None
     lowest, width = bounds[0], bounds[1] - bounds[0]
@@ -71,7 +76,7 @@ def score(groups: Sequence[ArrayLike], bounds: tuple[float, float] | None = (0.0
     return Estimate(sample.mean, float(lowest + width * low), float(lowest + width * high))
 
 
-def difference(groups: Sequence[ArrayLike], width: float = 1.0) -> Estimate | None:
+def difference(groups: Sequence[ArrayLike], width: float = 1.0, weights: Sequence[ArrayLike] = ()) -> Estimate | None:
     """The plain mean of the groups' mean differences, with its t interval; None if there is no group or one is empty.
 
     Where all differences are equal, their variance is taken to be that of one pair that differs in each direction, as
@@ -80,8 +85,9 @@ def difference(groups: Sequence[ArrayLike], width: float = 1.0) -> Estimate | No
     Args:
         groups: for each, an array (prompts,) or (runs, prompts) of paired differences.
         width: of a single difference, the largest size that there can be.
+        weights: as of `score`.
     """
-    sample = _sample(groups)
+    sample = _sample(groups, weights)
     if sample is None:
         return None
     variance, freedom = sample.variance, sample.freedom
@@ -96,33 +102,51 @@ def difference(groups: Sequence[ArrayLike], width: float = 1.0) -> Estimate | No
     return Estimate(sample.mean, sample.mean - half, sample.mean + half, float(p_value))
 
 
-def _sample(groups: Sequence[ArrayLike]) -> _Sample | None:
+def _sample(groups: Sequence[ArrayLike], weights: Sequence[ArrayLike]) -> _Sample | None:
     arrays = [np.atleast_2d(np.asarray(group, np.float64)) for group in groups]
     if not arrays or not all(array.size for array in arrays):
         return None
-    return _over_runs(arrays) if len(arrays[0]) > 1 else _over_prompts(arrays)
+    given = [np.asarray(each, np.float64) for each in weights] or [np.ones(array.shape[1]) for array in arrays]
+    return _over_runs(arrays, given) if len(arrays[0]) > 1 else _over_prompts(arrays, given)
 
 
-def _over_runs(arrays: Sequence[NDArray[np.float64]]) -> _Sample:
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weighted mean of each row."""
+    # Divided last: the mean of equal values is then that value, and their variance 0.
+    return (values * weights).sum(axis=1) / weights.sum()
+
+
+def _effective(weights: NDArray[np.float64]) -> float:
+    """As many values of equal weight as make a mean as certain."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _over_runs(arrays: Sequence[NDArray[np.float64]], weights: Sequence[NDArray[np.float64]]) -> _Sample:
     """One mean a run; the prompts are fixed."""
-    means = np.mean([array.mean(axis=1) for array in arrays], axis=0)
+    means = np.mean([_mean(array, each) for array, each in zip(arrays, weights, strict=True)], axis=0)
     runs = len(means)
-    count = runs * len(arrays) ** 2 / sum(1 / array.shape[1] for array in arrays)
+    count = runs * len(arrays) ** 2 / sum(1 / _effective(each) for each in weights)
     return _Sample(float(means.mean()), float(means.var(ddof=1)) / runs, float(runs - 1), count)
 
 
-def _over_prompts(arrays: Sequence[NDArray[np.float64]]) -> _Sample:
+def _over_prompts(arrays: Sequence[NDArray[np.float64]], weights: Sequence[NDArray[np.float64]]) -> _Sample:
     """A sample of prompts from each group, with Satterthwaite's degrees of freedom."""
     counts = np.array([array.size for array in arrays])
-    means = np.array([array.mean() for array in arrays])
+    means = np.array([float(_mean(array, each)[0]) for array, each in zip(arrays, weights, strict=True)])
     # Nothing is known of the variance within a group of one: the variance of all values stands in for it.
     everything = np.concatenate([array.ravel() for array in arrays])
     overall = everything.var(ddof=1) if everything.size > 1 else 0.0
-    variances = np.array([array.var(ddof=1) if array.size > 1 else overall for array in arrays])
-    shares = variances / counts / len(arrays) ** 2
-    total = float(shares.sum())
-    freedom = total**2 / float((shares**2 / np.maximum(counts - 1, 1)).sum()) if total > 0 else float(counts.sum() - 1)
-    return _Sample(float(means.mean()), total, max(freedom, 1.0), float(len(arrays) ** 2 / (1 / counts).sum()))
+    variances = np.array(
+        [
+            size / (size - 1) * ((each * (array[0] - mean)) ** 2).sum() / each.sum() ** 2 if size > 1 else overall
+            for array, each, mean, size in zip(arrays, weights, means, counts, strict=True)
+        ]
+    )
+    parts = variances / len(arrays) ** 2
+    total = float(parts.sum())
+    freedom = total**2 / float((parts**2 / np.maximum(counts - 1, 1)).sum()) if total > 0 else float(counts.sum() - 1)
+    number = len(arrays) ** 2 / sum(1 / _effective(each) for each in weights)
+    return _Sample(float(means.mean()), total, max(freedom, 1.0), number)
 
 
 def _quantile(freedom: float) -> float:

@@ -19,12 +19,14 @@ class Table:
         rows: each as long as the header.
         caption: what the table says, in a sentence or two.
         title: what stands above it on a terminal.
+        sortable: on a page, a click on a title sorts by that column, by number where cells begin with one.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]] = field(default_factory=list)
     caption: str = ""
     title: str = ""
+    sortable: bool = False
 
     def markdown(self) -> str:
         """A pipe table, without title and caption."""

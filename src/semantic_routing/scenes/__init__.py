@@ -10,7 +10,7 @@ from .detector import detect, judge
 from .edits import EDIT_KINDS, Edit, edits
 from .grammar import SKILLS
 from .grammar_hard import HARD_SKILLS
-from .oracle import ORACLE_FIELDS, oracle_tokens
+from .oracle import ORACLE_FIELDS, Wording, claims_wording, oracle_tokens, worded
 from .pool import CaptionPool
 from .render import render
 from .stream import SceneSample, Spacing, held_out_prompts, sample_scene
@@ -38,7 +38,9 @@ __all__ = [
     "SceneObject",
     "SceneSample",
     "Spacing",
+    "Wording",
     "claim_from_dict",
+    "claims_wording",
     "detect",
     "edits",
     "held_out_prompts",
@@ -46,4 +48,5 @@ __all__ = [
     "oracle_tokens",
     "render",
     "sample_scene",
+    "worded",
 ]

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any
 
+from ..io.files import JsonObject
 from .geometry import DIRECTIONS, RELATIONS, related
 from .world import BACKGROUNDS, COLORS, PARTS, RADII, SHAPES, UNKNOWN, Scene, SceneObject
 
@@ -61,7 +61,7 @@ class Claim(ABC):
     def holds(self, scene: Scene) -> bool:
         """Whether the statement is true of `scene`."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The claim as strings, numbers and dictionaries, with its class under "claim"."""
         return {"claim": type(self).__name__, **asdict(self)}
 
@@ -189,7 +189,7 @@ CLAIMS: dict[str, type[Claim]] = {cls.__name__: cls for cls in (Count, Backgroun
 """Every sort of claim by its name."""
 
 
-def claim_from_dict(record: dict[str, Any]) -> Claim:
+def claim_from_dict(record: JsonObject) -> Claim:
     """The claim that `Claim.to_dict` wrote."""
     values = dict(record)
     name = values.pop("claim", None)

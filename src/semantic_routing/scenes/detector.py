@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +103,7 @@ def templates(size: int) -> Templates:
     )
 
 
-def _as_square(image: NDArray[Any]) -> FloatArray:
+def _as_square(image: NDArray[np.generic]) -> FloatArray:
     """The picture as floats (size, size, 3), 0 to 255, with a side that the templates serve."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"Picture is {image.dtype} of shape {image.shape}, but must be uint8 of shape (H, W, 3).")
@@ -166,7 +165,7 @@ def _identify(ink: FloatArray, color: str) -> SceneObject:
     return SceneObject(shape, color, scale, float(center_x), float(center_y), part)
 
 
-def detect(image: NDArray[Any]) -> Scene:
+def detect(image: NDArray[np.generic]) -> Scene:
     """The scene that a picture, uint8 (H, W, 3), shows.
 
     An object that looks like none of this world has `UNKNOWN` as shape, size and part, and the nearest color.

@@ -1,6 +1,7 @@
 """Claims as tokens of ids: what an arm reads that needs no language model, because nothing is left to understand."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,21 @@ def _said(claim: Claim) -> dict[str, str]:
         case Ordinal(number, side, description):
             return {"number": str(number), "relation": side, **_described(description)}
     raise ValueError(f"Claim is {claim!r}, but must be one of {', '.join(CLAIMS)}.")
+
+
+SEPARATOR = "; "
+Wording = Literal["sentence", "claims"]
+"""How a caption says its claims: as a sentence, or one after the other, which leaves nothing to understand."""
+
+
+def claims_wording(claims: Sequence[Claim]) -> str:
+    """The claims one after the other; an oracle's tokenizer makes a token of each."""
+    return SEPARATOR.join(map(str, claims))
+
+
+def worded(wording: Wording, caption: str, claims: Sequence[Claim]) -> str:
+    """What is said of a scene: its caption, or the caption's claims."""
+    return caption if wording == "sentence" else claims_wording(claims)
 
 
 def oracle_tokens(claims: Sequence[Claim]) -> NDArray[np.int64]:

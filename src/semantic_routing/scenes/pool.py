@@ -1,10 +1,11 @@
 """A fixed number of captions, each with endless pictures, so that a text encoder reads each caption only once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
 from .grammar import PLANNERS, SKILLS, Draws, Plan
+from .oracle import Wording, worded
 from .stream import SceneSample, Spacing, check_skills, lay_out, speaks_for
 
 _PATIENCE = 1000
@@ -67,10 +68,20 @@ class CaptionPool:
             )
         self.captions = tuple(entries)
         """All captions, in the order in which they were found."""
+        self._entries = list(entries.values())
         self._by_skill: dict[str, list[_Entry]] = {}
-        for entry in entries.values():
+        for entry in self._entries:
             self._by_skill.setdefault(entry.skill, []).append(entry)
         self._shares = [PLANNERS[skill][1] * skills.count(skill) for skill in self._by_skill]
+
+    def worded(self, wording: Wording) -> list[str]:
+        """All distinct captions in a wording; several sentences can have the same claims."""
+        return list(dict.fromkeys(worded(wording, plan.caption, plan.claims) for plan in self.plans()))
+
+    def plans(self) -> Iterator[Plan]:
+        """The plan of each caption, in their order."""
+        for entry in self._entries:
+            yield entry.plan()[0]
 
     def sample(self, index: int) -> SceneSample:
         """Sample number `index`: the same pool and index give the same sample."""

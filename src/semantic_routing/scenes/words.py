@@ -1,9 +1,10 @@
 """How things are called: noun phrases, numbers, relations and backgrounds, each with several wordings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from .claims import Description
+from .world import BACKGROUNDS, COLORS, SHAPES
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
@@ -24,7 +25,14 @@ RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "inside": ("inside", "within", "enclosed by", "surrounded by"),
 }
 
+_JOINING = {"of", "to", "the", "on", "in", "by", "than", "against", "with", "that", "is", "as", "an"}
+"""Words of the phrases above that mean nothing by themselves."""
+
 _OPENERS = ("", "", "", "a picture of ", "an image of ", "a photo of ", "a drawing of ", "there is ", "we see ")
+
+
+def _words_of(phrases: Mapping[str, Sequence[str]]) -> set[str]:
+    return {word for wordings in phrases.values() for phrase in wordings for word in phrase.split()} - _JOINING
 
 
 def plural(word: str) -> str:
@@ -80,3 +88,22 @@ def opened(rng: Random, phrase: str, number: int) -> str:
 def on_background(rng: Random, phrase: str, background: str) -> str:
     """`phrase` with the background named after it."""
     return f"{phrase} {rng.choice(('on', 'on', 'against', 'in front of'))} {with_article(f'{background} background')}"
+
+
+WORD_KINDS: dict[str, frozenset[str]] = {
+    "color": frozenset(COLORS),
+    "shape": frozenset(word for shape in (*SHAPES, "object", "shape") for word in (shape, plural(shape))),
+    "number": frozenset((*NUMBERS[1:], *map(str, range(len(NUMBERS))))),
+    "relation": frozenset(_words_of(RELATION_WORDS)),
+    "size": frozenset((*_words_of(SIZE_WORDS), "smaller", "larger")),
+    "part": frozenset(_words_of(PART_WORDS)),
+    "background": frozenset((*BACKGROUNDS, "background")),
+}
+"""Words of captions by what they tell."""
+
+FUNCTION_WORD = "function word"
+
+
+def kind_of_word(word: str) -> str:
+    """The kind of a caption's word, a name of `WORD_KINDS`; whatever is in none of them is a function word."""
+    return next((kind for kind, words in WORD_KINDS.items() if word.lower() in words), FUNCTION_WORD)

@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 # Configuration keys that hold a value for each layer.
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
@@ -25,7 +26,7 @@ def layer_stack(model: nn.Module, num_hidden_layers: int) -> nn.ModuleList | Non
     return outer[0] if len(outer) == 1 else None
 
 
-def without_heads(model: Any) -> Any:
+def without_heads(model: PreTrainedModel) -> PreTrainedModel:
     """The stack of layers that reads text within a model that also has heads or a vision tower.
 
     Args:
@@ -35,13 +36,13 @@ def without_heads(model: Any) -> Any:
         ValueError: the model is an encoder with a decoder, which has two such stacks.
     """
     if not model.config.is_encoder_decoder:
-        return model.get_decoder()
+        return model.get_decoder()  # type: ignore[no-untyped-call]
     if any(name.startswith("decoder.") for name, _ in model.named_modules()):
         raise ValueError(f"{type(model).__name__} has a decoder, which reads no prompt: pass its encoder alone.")
     return model
 
 
-def shorten(config: Any, count: int) -> Any:
+def shorten(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
     """A language model's configuration with its first `count` layers."""
     short = copy.deepcopy(config)
     for name in PER_LAYER:
@@ -51,14 +52,14 @@ def shorten(config: Any, count: int) -> Any:
     return short
 
 
-def can_shorten(model: Any) -> bool:
+def can_shorten(model: PreTrainedModel) -> bool:
     """Whether the first layers of a model, perhaps without weights, are those of a model that has only them."""
     config = model.config
     quantized = getattr(config, "quantization_config", None) is not None
     return config.model_type not in WHOLE and not quantized and layer_stack(model, config.num_hidden_layers) is not None
 
 
-def first_layers(model: Any, count: int) -> Any:
+def first_layers(model: PreTrainedModel, count: int) -> PreTrainedModel:
     """A language model with the first `count` layers of `model`, whose weights it shares; saved, it is that small.
 
     `model` stays as it is, and is returned where it has no more layers, or cannot be shortened. The copy keeps the
@@ -71,10 +72,12 @@ def first_layers(model: Any, count: int) -> Any:
     weights = model.state_dict()
     short.load_state_dict({name: weights[name] for name in short.state_dict()}, assign=True)
     short.tie_weights()
-    return short.to(model.device).eval().requires_grad_(False)
+    module: nn.Module = short  # the signatures of transformers' own `to` and `eval` cannot be read
+    module.to(model.device).eval().requires_grad_(False)
+    return short
 
 
-def run_layers(model: Any, inputs: dict[str, Tensor], layers: list[int], normalized: bool) -> list[Tensor]:
+def run_layers(model: PreTrainedModel, inputs: dict[str, Tensor], layers: list[int], normalized: bool) -> list[Tensor]:
     """Hidden states of some layers, numbered as by `resolve_layers`.
 
     Whether the last of `output.hidden_states` comes before or after the final norm depends on the model's class and the
@@ -103,8 +106,8 @@ def run_layers(model: Any, inputs: dict[str, Tensor], layers: list[int], normali
     return [found[layer] if layer in found else output.hidden_states[layer] for layer in layers]
 
 
-def _keep(found: dict[int, Tensor], layer: int) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+def _keep(found: dict[int, Tensor], layer: int) -> Callable[[nn.Module, object, Tensor | tuple[Any, ...]], None]:
+    def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Any, ...]) -> None:
         found[layer] = output if isinstance(output, Tensor) else output[0]
 
     return hook

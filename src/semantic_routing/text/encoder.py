@@ -4,16 +4,18 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..io.files import sha256
 from .depth import first_layers, layer_stack, run_layers, without_heads
 from .feature_cache import FeatureCache, fingerprint
+from .feature_memory import FeatureMemory
 from .feature_pool import FeaturePool
 from .loading import load_language_model, load_language_model_config, load_tokenizer
 
@@ -45,9 +47,27 @@ class TextFeatures(NamedTuple):
     hidden_states: Float[Tensor, "batch layers text_tokens text_channels"]
     mask: Bool[Tensor, "batch text_tokens"]
 
+    @classmethod
+    def of(cls, states: Sequence[Float[Tensor, "layers _ text_channels"]]) -> "TextFeatures":
+        """Pads features of single prompts to the longest."""
+        lengths = torch.tensor([state.shape[1] for state in states])
+        padded = pad_sequence([state.transpose(0, 1) for state in states], batch_first=True)
+        return cls(padded.transpose(1, 2), torch.arange(padded.shape[1]) < lengths[:, None])
+
+    def each(self) -> list[Float[Tensor, "layers _ text_channels"]]:
+        """The features of each prompt, of its real tokens alone."""
+        return [state[:, : int(mask.sum())] for state, mask in zip(self.hidden_states, self.mask, strict=True)]
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "TextFeatures":
         """Moves both, and casts the hidden states."""
         return TextFeatures(self.hidden_states.to(device, dtype), self.mask.to(device))
+
+
+class PooledText(NamedTuple):
+    """Features of known prompts, and the precision that they were computed in."""
+
+    features: FeaturePool
+    precision: torch.dtype
 
 
 def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) -> list[int]:
@@ -116,8 +136,8 @@ class TextEncoder:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         layers: str | int | Sequence[int] = "all",
         instruction: str = "",
         chat_template: bool = False,
@@ -139,7 +159,8 @@ class TextEncoder:
         limit = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length = min(max_length, limit)
         self.cache: FeatureCache | None = None
-        self.pool: FeaturePool | None = None
+        self.pooled: PooledText | None = None
+        self.memory: FeatureMemory | None = None
         if self.last_layer == "raw" and layer_stack(self.model, self.model.config.num_hidden_layers) is None:
             raise ValueError(
                 f"The layers of {type(self.model).__name__} are not one list, so its last layer cannot be read before "
@@ -167,17 +188,17 @@ class TextEncoder:
         return cls(model, load_tokenizer(name), **(reading | {"layers": layers}))
 
     @classmethod
-    def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
+    def resolve(cls, layers: str | int | Sequence[int], config: PreTrainedConfig) -> list[int]:
         """The layers that a choice means for a language model of this `transformers` configuration."""
         return resolve_layers(layers, config.num_hidden_layers)
 
     @classmethod
-    def channels(cls, config: Any) -> int:
+    def channels(cls, config: PreTrainedConfig) -> int:
         """Width of what is read of a language model of this `transformers` configuration."""
         return int(config.hidden_size)
 
     @classmethod
-    def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
+    def layers_computed(cls, layers: Sequence[int], config: PreTrainedConfig) -> int:
         """How many of its layers run: up to the deepest chosen, and one where only the embeddings are."""
         return max(1, *layers)
 
@@ -202,8 +223,16 @@ class TextEncoder:
 
         distinct = list(dict.fromkeys(["", *captions]))
         keys = {caption: self._key(ids) for caption, ids in zip(distinct, self.token_ids(distinct), strict=True)}
-        self.pool = FeaturePool(folder, keys, read)
-        self.pool_precision = self.precision
+        self.pooled = PooledText(FeaturePool(folder, keys, read), self.precision)
+
+    def use_memory(self, limit: int) -> None:
+        """From now on keeps features of the last prompts in memory, up to `limit` bytes; see `FeatureMemory`.
+
+        They are used in the precision of this moment alone. In float32 none are kept: there the last bits depend on
+        the other prompts of a call, so that a resumed training, which remembers nothing, would be another one.
+        """
+        self.memory_precision = self.precision
+        self.memory = None if self.precision == torch.float32 else FeatureMemory(limit)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -217,20 +246,30 @@ class TextEncoder:
         """Encodes prompts, each distinct one once, on the model's device and in its dtype."""
         if not prompts:
             raise ValueError("There is no prompt to encode.")
-        if self.pool is not None and self.pool_precision != self.precision:
-            raise ValueError(f"The pool's features are in {self.pool_precision}; {self.precision} is asked for.")
-        states = self.pool.find(prompts) if self.pool is not None else {}
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in states]
-        states |= dict(zip(missing, self._encode(missing), strict=True))
+        if self.pooled is not None and self.pooled.precision != self.precision:
+            raise ValueError(f"The pool's features are in {self.pooled.precision}; {self.precision} is asked for.")
+        states = self._states(list(dict.fromkeys(prompts)))
         lengths = torch.tensor([states[prompt].shape[1] for prompt in prompts])
         longest = int(lengths.max())
         shape = (len(prompts), len(self.layers), longest, self.num_channels)
         # Where all come from the pool they are put together on the CPU and moved at once.
-        device = self.model.device if missing else "cpu"
+        device = "cpu" if all(state.is_cpu for state in states.values()) else self.model.device
         hidden_states = torch.zeros(shape, device=device, dtype=self.model.dtype)
         for row, prompt in enumerate(prompts):
             hidden_states[row, :, : lengths[row]] = states[prompt]
         return TextFeatures(hidden_states, torch.arange(longest) < lengths[:, None]).to(self.model.device)
+
+    def _states(self, prompts: Sequence[str]) -> dict[str, Float[Tensor, "layers text_tokens text_channels"]]:
+        """Hidden states of distinct prompts: from the pool, from memory, and of the others new ones."""
+        states = self.pooled.features.find(prompts) if self.pooled is not None else {}
+        memory = self.memory if self.memory is not None and self.memory_precision == self.precision else None
+        if memory is not None:
+            states |= memory.find([prompt for prompt in prompts if prompt not in states])
+        missing = [prompt for prompt in prompts if prompt not in states]
+        new = dict(zip(missing, self._encode(missing), strict=True))
+        if memory is not None:
+            memory.keep(new)
+        return states | new
 
     @torch.no_grad()
     def _encode(self, prompts: Sequence[str]) -> list[Float[Tensor, "layers text_tokens text_channels"]]:
@@ -281,20 +320,23 @@ class TextEncoder:
         """Token ids and mask, `batch text_tokens`, padded on the right to the longest prompt; see `token_ids`."""
         return self._pad(self.token_ids(prompts))
 
+    def texts(self, prompts: Sequence[str]) -> list[str]:
+        """What is tokenized: prompts with instruction and chat template."""
+        texts = [self.instruction + prompt for prompt in prompts]
+        if not self.chat_template:
+            return texts
+        turns = ([{"role": "user", "content": text}] for text in texts)
+        return [
+            str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)) for turn in turns
+        ]
+
     def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of each prompt, with instruction and chat template.
 
         A prompt longer than `max_length` is truncated with a warning. An empty one keeps a single padding token, since
         attention needs something to read.
         """
-        texts = [self.instruction + prompt for prompt in prompts]
-        if self.chat_template:
-            texts = [
-                self.tokenizer.apply_chat_template(
-                    [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-                )
-                for text in texts
-            ]
+        texts = self.texts(prompts)
         special = {"add_special_tokens": not self.chat_template}
         tokens = self.tokenizer(texts, **special, verbose=False)["input_ids"]
         lost = sum(max(len(row) - self.max_length, 0) for row in tokens)

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import torch
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 States = Float[Tensor, "layers text_tokens text_channels"]
 
@@ -109,7 +109,7 @@ def _checksum(path: Path, states: Tensor) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(model: Any, reading: str) -> str:
+def fingerprint(model: PreTrainedModel, reading: str) -> str:
     """Digest of what features depend on beside the tokens: to the last bit, also what they are computed with."""
     computed = f"{model.config._attn_implementation} {model.device.type} {torch.__version__} {transformers.__version__}"
     digest = hashlib.sha256(f"{reading} {model.config.to_json_string()} {computed}".encode())

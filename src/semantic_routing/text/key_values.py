@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
 from .encoder import TextEncoder
 
@@ -26,7 +26,7 @@ class KeyValueEncoder(TextEncoder):
     """
 
     @classmethod
-    def resolve(cls, layers: str | int | Sequence[int], config: Any) -> list[int]:
+    def resolve(cls, layers: str | int | Sequence[int], config: PreTrainedConfig) -> list[int]:
         """Layer numbers from 0: "all", a number n for the last n, or a list, negative ones from the end."""
         if config.model_type not in MODEL_TYPES:
             known = ", ".join(MODEL_TYPES)
@@ -46,13 +46,13 @@ class KeyValueEncoder(TextEncoder):
         return sorted({layer % count for layer in layers})
 
     @classmethod
-    def channels(cls, config: Any) -> int:
+    def channels(cls, config: PreTrainedConfig) -> int:
         """Channels of keys and values together."""
         head_channels = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_key_value_heads * head_channels)
 
     @classmethod
-    def layers_computed(cls, layers: Sequence[int], config: Any) -> int:
+    def layers_computed(cls, layers: Sequence[int], config: PreTrainedConfig) -> int:
         """Up to the deepest layer chosen."""
         return max(layers) + 1
 

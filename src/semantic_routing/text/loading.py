@@ -4,8 +4,18 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from ..io.messages import one_sentence
+from ..io.tensors import check_finite
 from .depth import can_shorten, shorten
 from .places import resolve_model, silent
 
@@ -13,7 +23,7 @@ from .places import resolve_model, silent
 LANGUAGE_MODEL_KEYS = {r"^(model\.)?language_model\.(model\.)?": ""}
 
 
-def load_language_model_config(name: str) -> Any:
+def load_language_model_config(name: str) -> PreTrainedConfig:
     """The `transformers` configuration of the part that `load_language_model` loads.
 
     Raises:
@@ -22,7 +32,9 @@ def load_language_model_config(name: str) -> Any:
     return _text_config(_load_config(name))
 
 
-def load_language_model(name: str, dtype: torch.dtype = torch.float32, num_layers: int | None = None) -> Any:
+def load_language_model(
+    name: str, dtype: torch.dtype = torch.float32, num_layers: int | None = None
+) -> PreTrainedModel:
     """Loads a decoder's or an encoder's stack of layers, without heads, decoder or vision tower.
 
     Args:
@@ -42,7 +54,7 @@ def load_language_model(name: str, dtype: torch.dtype = torch.float32, num_layer
             whole = auto_class.from_config(text_config)  # type: ignore[no-untyped-call]
         if can_shorten(whole):
             text_config = shorten(text_config, num_layers)
-    with silent():
+    with silent(), one_sentence(f"Text encoder {name!r}"):
         model, report = auto_class.from_pretrained(
             resolve_model(name),
             config=text_config,
@@ -60,10 +72,11 @@ def load_language_model(name: str, dtype: torch.dtype = torch.float32, num_layer
     return model.eval().requires_grad_(False)
 
 
-def _load_config(name: str) -> Any:
+def _load_config(name: str) -> PreTrainedConfig:
     place = resolve_model(name)
     try:
-        return AutoConfig.from_pretrained(place, trust_remote_code=False)
+        with one_sentence(f"Text encoder {name!r}"):
+            return AutoConfig.from_pretrained(place, trust_remote_code=False)
     except OSError as error:
         raise ValueError(
             f"There is no text encoder {name!r}: it is neither a folder with a config.json nor a model of the hub "
@@ -73,11 +86,11 @@ def _load_config(name: str) -> Any:
         raise ValueError(f"Text encoder {name!r} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def _text_config(config: Any) -> Any:
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config if config.is_encoder_decoder else config.get_text_config()
 
 
-def _check(name: str, model: Any, report: dict[str, Any]) -> None:
+def _check(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
     """Refuses weights that would have to be invented, or that are not numbers."""
     # BERT's pooler sits on top of the layers and is not read.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
@@ -85,11 +98,10 @@ def _check(name: str, model: Any, report: dict[str, Any]) -> None:
         raise ValueError(f"Checkpoint {name!r} lacks {len(missing)} weights of {type(model).__name__}: {missing[0]} …")
     for key, seen, wanted in sorted(report["mismatched_keys"]):
         raise ValueError(f"Checkpoint {name!r} has {key} of shape {list(seen)}; the model wants {list(wanted)}.")
-    for key, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise ValueError(f"Checkpoint {name!r} holds values in {key} that are infinite or not numbers.")
+    check_finite(model.named_parameters(), f"Checkpoint {name!r}")
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer that goes with `load_language_model(name)`."""
-    return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)
+    with one_sentence(f"The tokenizer of {name!r}"):
+        return AutoTokenizer.from_pretrained(resolve_model(name), trust_remote_code=False)

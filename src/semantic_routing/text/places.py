@@ -9,13 +9,15 @@ from typing import Any
 
 import transformers
 from filelock import FileLock
-from huggingface_hub import cached_assets_path
+from huggingface_hub import cached_assets_path, snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers import logging as transformers_logging
 
 from ..io.files import whole_folder
 
 PACKAGE_PREFIX = "package:"
+
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 # What brings the packages that the presets and docs name.
 COMMANDS = {
@@ -53,6 +55,17 @@ def resolve_model(name: str) -> str:
             f"Text encoder {name!r}: the package carries neither a folder 'model' nor one GGUF file, but {len(files)}."
         )
     return str(converted(files[0]))
+
+
+def model_digest(name: str) -> str:
+    """A digest of all weights, configurations and tokenizer files of a model, fetched where its name is the hub's."""
+    place = resolve_model(name)
+    folder = Path(place if Path(place).is_dir() else snapshot_download(place, allow_patterns=MODEL_FILES))
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)}):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()
 
 
 def stored_name(name: str) -> str:

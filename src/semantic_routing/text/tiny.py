@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedModel
 
 NUM_LAYERS = 4
 TEXT_CHANNELS = 32
@@ -51,7 +52,7 @@ def tiny_tokenizer(pad: bool = True) -> transformers.PreTrainedTokenizerFast:
     return tokenizer
 
 
-def decoder_sizes(**more: Any) -> dict[str, Any]:
+def decoder_sizes(**more: object) -> dict[str, Any]:
     """A decoder's sizes as `transformers` configurations name them."""
     sizes = {
         "vocab_size": VOCABULARY_SIZE,
@@ -66,11 +67,11 @@ def decoder_sizes(**more: Any) -> dict[str, Any]:
     return sizes | more
 
 
-def _qwen3() -> Any:
+def _qwen3() -> PreTrainedModel:
     return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**decoder_sizes()))
 
 
-def _qwen3_vl() -> Any:
+def _qwen3_vl() -> PreTrainedModel:
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 10000.0}
     vision = {
         "depth": 1,
@@ -84,11 +85,11 @@ def _qwen3_vl() -> Any:
     return transformers.Qwen3VLForConditionalGeneration(config)
 
 
-def _llama() -> Any:
+def _llama() -> PreTrainedModel:
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**decoder_sizes()))
 
 
-def _bert() -> Any:
+def _bert() -> PreTrainedModel:
     sizes = {key: value for key, value in decoder_sizes().items() if key not in ("num_key_value_heads", "head_dim")}
     return transformers.BertForMaskedLM(transformers.BertConfig(**sizes))
 
@@ -106,15 +107,15 @@ def _t5_sizes() -> dict[str, Any]:
     }
 
 
-def _t5() -> Any:
+def _t5() -> PreTrainedModel:
     return transformers.T5ForConditionalGeneration(transformers.T5Config(**_t5_sizes()))
 
 
-def _umt5() -> Any:
+def _umt5() -> PreTrainedModel:
     return transformers.UMT5ForConditionalGeneration(transformers.UMT5Config(**_t5_sizes()))
 
 
-TINY_MODELS: dict[str, Callable[[], Any]] = {
+TINY_MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": _qwen3,
     "qwen3-vl": _qwen3_vl,
     "llama": _llama,
@@ -124,7 +125,7 @@ TINY_MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-def write_tiny_model(make: Callable[[], Any], folder: Path, seed: int = 0) -> None:
+def write_tiny_model(make: Callable[[], PreTrainedModel], folder: Path, seed: int = 0) -> None:
     """Writes a random checkpoint as the hub has them, with heads and towers, and its tokenizer.
 
     Args:

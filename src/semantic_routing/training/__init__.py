@@ -1,5 +1,7 @@
 """Training on `accelerate`: one step, one loop, checkpoints that resume bit for bit."""
 
-from .trainer import NonFiniteLossError, train
+from .host import adapt
+from .host_config import AdaptConfig, adapt_config
+from .trainer import DataWorkerError, NonFiniteLossError, TrainingError, train
 
-__all__ = ["NonFiniteLossError", "train"]
+__all__ = ["AdaptConfig", "DataWorkerError", "NonFiniteLossError", "TrainingError", "adapt", "adapt_config", "train"]

@@ -1,6 +1,7 @@
 """From a config to the things it names."""
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,18 +12,25 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, PretrainedConfig
 
-from ..data import LatentsSource
+from ..data import ExampleStream, LatentsSource, Source
+from ..data.buckets import Size, choose_sizes, fill_buckets
 from ..data.latents import read_manifest
 from ..fusion import check_fusion
+from ..io.files import JsonObject
+from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline
 from ..models import MODELS, DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.config import VAEConfig
 from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines import SemanticRoutingPipeline
+from ..pipelines.loading import check_component
 from ..text import TextEncoder
 from ..text.config import TextConfig
 from ..text.loading import load_language_model_config
+from ..text.places import model_digest
 from .config import Config
+
+logger = logging.getLogger(__name__)
 
 FUSION_KEYS = ("strategy", "fusion_options", "fusion_source", "num_text_layers", "text_channels", "context_channels")
 """What of a transformer's configuration may differ where only the backbone's weights are taken over."""
@@ -50,9 +58,54 @@ def resolve_sizes(config: Config) -> Sizes:
     channels = encoder.channels(language_model)
     sizes = Sizes(layers, channels, *_latent_sizes(config.vae))
     unit = sizes.downsampling * config.model.patch_size
-    if config.data.image_size % unit:
-        raise ValueError(f"data.image_size {config.data.image_size} is not a multiple of {unit}, a patch's pixels.")
+    sides = {
+        "data.image_size": config.data.image_size,
+        "validation.width": config.validation.width,
+        "validation.height": config.validation.height,
+    }
+    for name, side in sides.items():
+        if side is not None and side % unit:
+            raise ValueError(f"{name} {side} is not a multiple of {unit}, a patch's pixels.")
+    bucket_sizes(config, sizes)
     return sizes
+
+
+def bucket_sizes(config: Config, sizes: Sizes) -> list[Size] | None:
+    """Widths and heights that pictures are cropped to; None where all are square.
+
+    Raises:
+        ValueError: a side does not fit the patches.
+    """
+    data = config.data
+    if data.buckets is None:
+        return None
+    return choose_sizes(data.buckets, data.image_size, data.bucket_step, sizes.downsampling * config.model.patch_size)
+
+
+def build_stream(config: Config, source: Source, sizes: Sizes) -> ExampleStream:
+    """The stream of a run's examples; the shapes of all pictures are looked at where these make buckets.
+
+    Raises:
+        ValueError: the source is not what the config wants of it.
+    """
+    data, wanted = config.data, bucket_sizes(config, sizes)
+    if isinstance(data.source, LatentsSource) and read_manifest(data.source.path).buckets != wanted:
+        raise ValueError(f"{data.source.path} was made with other data.buckets, image_size or bucket_step.")
+    buckets = None if wanted is None else fill_buckets(source, wanted, data.num_workers)
+    if buckets is not None:
+        logger.info(buckets.describe())
+    return ExampleStream(
+        source,
+        data.image_size,
+        config.training.seed,
+        data.caption_dropout,
+        data.random_crop,
+        data.horizontal_flip,
+        data.original_caption_rate,
+        buckets,
+        config.training.batch_size,
+        data.shuffle_window,
+    )
 
 
 def language_model_config(config: TextConfig) -> Any:
@@ -71,8 +124,20 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
         return 3, 1
     if config.latent_channels is not None and config.downsampling is not None:
         return config.latent_channels, config.downsampling
-    vae = AutoencoderKL.load_config(config.model, **_subfolder(config))
-    return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
+    with one_sentence(f"The VAE {config.model}"):
+        vae = AutoencoderKL.load_config(config.model, **_subfolder(config))
+        return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
+
+
+def transformer_arguments(config: Config, sizes: Sizes) -> dict[str, Any]:
+    """What the transformer's class is called with."""
+    return {
+        **config.model.arguments(),
+        "num_text_layers": len(sizes.layers),
+        "text_channels": sizes.text_channels,
+        "in_channels": sizes.latent_channels,
+        "sample_size": config.data.image_size // sizes.downsampling,
+    }
 
 
 def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DModel:
@@ -81,13 +146,7 @@ def build_transformer(config: Config, sizes: Sizes) -> DiffusionTransformer2DMod
     Raises:
         ValueError: sizes or options that do not go together, or a fusion that contradicts what it says of itself.
     """
-    transformer = MODELS.find(config.model.kind)(
-        **config.model.arguments(),
-        num_text_layers=len(sizes.layers),
-        text_channels=sizes.text_channels,
-        in_channels=sizes.latent_channels,
-        sample_size=config.data.image_size // sizes.downsampling,
-    )
+    transformer = MODELS.find(config.model.kind)(**transformer_arguments(config, sizes))
     if isinstance(transformer, SemanticRoutingTransformer2DModel):
         check_fusion(transformer.fusion, str(config.model.strategy))
     return transformer
@@ -105,7 +164,12 @@ def copy_weights(pipeline: str, transformer: DiffusionTransformer2DModel, what: 
     Raises:
         ValueError: the saved transformer is another one.
     """
-    saved = type(transformer).from_pretrained(resolve_pipeline(pipeline), subfolder="transformer", dtype=torch.float32)
+    folder = resolve_pipeline(pipeline)
+    with one_sentence(f"The transformer of {pipeline}"):
+        saved = type(transformer).from_pretrained(
+            folder, subfolder="transformer", dtype=torch.float32, use_safetensors=True
+        )
+    check_component(saved, Path(folder, "transformer"))
     free = {"sample_size", *(FUSION_KEYS if what == "backbone" else ())}
     for key, value in transformer.config.items():
         if key not in free and not key.startswith("_") and saved.config.get(key) != value:
@@ -143,7 +207,7 @@ def build_prompt_encoder(config: Config, sizes: Sizes, device: torch.device) -> 
         max_length=text.max_length,
         last_layer=text.last_layer,
     )
-    encoder.model.to(device)
+    torch.nn.Module.to(encoder.model, device)
     return encoder
 
 
@@ -152,7 +216,11 @@ def build_codec(config: Config, device: torch.device) -> LatentCodec:
     if config.vae is None:
         return LatentCodec()
     dtype = getattr(torch, config.vae.dtype)
-    vae = AutoencoderKL.from_pretrained(config.vae.model, dtype=dtype, **_subfolder(config.vae))
+    with one_sentence(f"The VAE {config.vae.model}"):
+        vae = AutoencoderKL.from_pretrained(
+            config.vae.model, dtype=dtype, use_safetensors=True, **_subfolder(config.vae)
+        )
+    check_component(vae, Path(config.vae.model, config.vae.subfolder or ""))
     codec = LatentCodec(vae.to(device).eval().requires_grad_(False))
     seen = (codec.channels, codec.downsampling)
     wanted = (config.vae.latent_channels or seen[0], config.vae.downsampling or seen[1])
@@ -173,14 +241,39 @@ def build_codecs(config: Config, device: torch.device) -> tuple[LatentCodec | Po
     if not isinstance(source, LatentsSource):
         codec = build_codec(config, device)
         return codec, codec
-    computed, wanted = read_manifest(source.path).vae, describe_vae(config)
+    manifest, vae = read_manifest(source.path), describe_vae(config)
+    _check_same(source, "latents of a VAE", manifest.vae, vae)
+    if manifest.text is not None:
+        _check_same(source, "features of a text encoder", manifest.text, describe_text(config))
+    decoder = build_codec(config, device) if config.validation.every else LatentCodec()
+    return PosteriorCodec(vae["scaling_factor"], vae["shift_factor"]), decoder
+
+
+def _check_same(source: LatentsSource, what: str, computed: JsonObject, wanted: JsonObject) -> None:
     for key, value in wanted.items():
         if computed.get(key) != value:
             raise ValueError(
-                f"{source.path} holds latents of a VAE with {key}={computed.get(key)!r}; the config's has {value!r}."
+                f"{source.path} holds {what} with {key}={computed.get(key)!r}; the config's has {value!r}."
             )
-    decoder = build_codec(config, device) if config.validation.every else LatentCodec()
-    return PosteriorCodec(wanted["scaling_factor"], wanted["shift_factor"]), decoder
+
+
+def describe_text(config: Config) -> JsonObject:
+    """What features of captions depend on beside the captions; loads no weights.
+
+    That is a digest of the language model's files, the layers that are read and how, how prompts are put to it, and the
+    precision.
+    """
+    text = config.text
+    return {
+        "sha256": model_digest(text.model),
+        "layers": resolve_sizes(config).layers,
+        "last_layer": text.last_layer,
+        "instruction": text.instruction,
+        "chat_template": text.chat_template,
+        "max_length": text.max_length,
+        "dtype": text.dtype,
+        "precision": config.training.precision,
+    }
 
 
 def describe_vae(config: Config) -> dict[str, Any]:
@@ -190,7 +283,7 @@ def describe_vae(config: Config) -> dict[str, Any]:
     shift.
     """
     vae = config.vae_ahead()
-    with init_empty_weights():
+    with init_empty_weights(), one_sentence(f"The VAE {vae.model}"):
         options = AutoencoderKL.from_config(AutoencoderKL.load_config(vae.model, **_subfolder(vae))).config
     with _weights_file(vae).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,14 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from ..data.config import DataConfig
+from ..data.config import AnySource, DataConfig
 from ..data.latents import LatentsSource
 from ..flow_config import FlowConfig
 from ..io.config_files import read_config
 from ..io.section import Section, check_section
 from ..io.user_code import import_user_code
 from ..models.config import ModelConfig, VAEConfig
-from ..pipelines.semantic_routing import PAPER_GUIDANCE, PAPER_STEPS
+from ..pipelines.schedule import PAPER_GUIDANCE, PAPER_STEPS
 from ..text.config import TextConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -100,7 +100,7 @@ class TrainingConfig(Section):
 
 
 class ValidationConfig(Section):
-    """Images that the EMA weights make during training, and how the exported pipeline samples unless told otherwise."""
+    """Images and losses of the EMA weights during training, and the exported pipeline's defaults of sampling."""
 
     every: NonNegativeInt = Field(0, description="steps between sample images; 0 makes none")
     prompts: list[str] = Field([], description="one sample image is made of each")
@@ -108,7 +108,19 @@ class ValidationConfig(Section):
     guidance_scale: NonNegativeFloat = Field(
         PAPER_GUIDANCE, description="classifier-free guidance; 1 and below is none"
     )
-    seed: NonNegativeInt = Field(0, le=LARGEST_SEED, description="image i starts from noise seed + i")
+    seed: NonNegativeInt = Field(
+        0, le=LARGEST_SEED, description="image i starts from noise seed + i; of the held-out examples and their noise"
+    )
+    loss_every: NonNegativeInt = Field(0, description="steps between losses of held-out examples; 0 measures none")
+    loss_examples: PositiveInt = Field(
+        256, le=1_000_000, description="held-out examples, each at five noise levels: as many forward passes"
+    )
+    source: AnySource | None = Field(
+        None,
+        description="held-out examples, as data.source; None: of an endless source, what training does not draw",
+    )
+    width: PositiveInt | None = Field(None, le=16384, description="pixels; None is data.image_size")
+    height: PositiveInt | None = Field(None, le=16384, description="pixels; None is data.image_size")
 
     @model_validator(mode="after")
     def _has_prompts(self) -> "ValidationConfig":
@@ -117,20 +129,29 @@ class ValidationConfig(Section):
         return self
 
 
-class Config(Section):
-    """A whole run."""
+class RunConfig(Section):
+    """What every run has, whatever it trains."""
 
     imports: list[str] = Field(
         [], description="modules and .py files, relative to the config's, that register classes which it names"
     )
-    model: ModelConfig = Field(description="the diffusion transformer")
-    text: TextConfig = Field(description="the text encoder")
-    vae: VAEConfig | None = Field(None, description="the autoencoder; None trains on pixels")
     data: DataConfig = Field(description="images and captions")
-    flow: FlowConfig = Field(FlowConfig(), description="noise levels")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="optimizer and learning rates")
     training: TrainingConfig = Field(description="the loop")
     validation: ValidationConfig = Field(ValidationConfig(), description="sample images, and defaults of sampling")
+
+    def to_yaml(self) -> str:
+        """The resolved config, from which it can be read again."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+class Config(RunConfig):
+    """A run of our own model."""
+
+    model: ModelConfig = Field(description="the diffusion transformer")
+    text: TextConfig = Field(description="the text encoder")
+    vae: VAEConfig | None = Field(None, description="the autoencoder; None trains on pixels")
+    flow: FlowConfig = Field(FlowConfig(), description="noise levels")
 
     @model_validator(mode="after")
     def _has_a_fusion_to_freeze(self) -> "Config":
@@ -165,10 +186,6 @@ class Config(Section):
                     f"data.{key} cannot be combined with latents computed ahead, which hold one center crop an image"
                 )
         return self.vae
-
-    def to_yaml(self) -> str:
-        """The resolved config, which `load_config` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:

@@ -39,7 +39,7 @@ def describe(config: Config) -> str:
     lines += [f"  {name:28} {count * (1 + BACKWARD) / 1e9:12.3f} G" for name, count in _with_total(flops)]
     if config.text.architecture is not None:
         lines += ["", *_paper_sampling(config, sizes, transformer)]
-    memory = _memory(config, sizes, sum(parameters.values()))
+    memory = training_memory(config, sizes, sum(parameters.values()))
     lines += ["", f"Memory of the transformer in training, {config.training.batch_size} images at once in one process"]
     lines += [f"  {name:28} {count / 2**30:12.3f} GiB" for name, count in _with_total(memory)]
     return "\n".join(lines)
@@ -85,8 +85,11 @@ def _paper_sampling(config: Config, sizes: Sizes, transformer: DiffusionTransfor
     return [*lines, f"{note} a {once}"]
 
 
-def _memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:
-    """Bytes: weights, gradients, AdamW's two moments and the average are float32; activations are measured."""
+def training_memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:
+    """Bytes that the transformer needs in training, by what they hold.
+
+    Weights, gradients, AdamW's two moments and the average are float32; activations are measured, of one process.
+    """
     images = config.training.batch_size // config.training.gradient_accumulation
     return {
         "weights": 4 * parameters,

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file
 
-from ..io.files import whole_folder
+from ..io.files import whole_folder, write_text
+from ..io.tensors import check_tensors, read_tensors
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
-from .checkpoint import check_architecture, find_checkpoint
+from .checkpoint import architecture, check_architecture, find_checkpoint
 from .config import load_config
 from .run import CONFIG
 
@@ -23,6 +23,8 @@ def export_pipeline(
     with_text_encoder: bool = True,
 ) -> Path:
     """Writes the pipeline of a checkpoint, whole or not at all, and returns its folder.
+
+    Beside what every saved pipeline has, it holds the run's `config.yaml`, from which its model card tells the data.
 
     Args:
         checkpoint: a checkpoint's folder, or a run's for its latest.
@@ -42,8 +44,11 @@ def export_pipeline(
     config = load_config(str(checkpoint.parent / CONFIG))
     sizes = resolve_sizes(config)
     transformer = build_transformer(config, sizes)
-    check_architecture(checkpoint, transformer)
-    transformer.load_state_dict(load_file(checkpoint / WEIGHT_FILES[weights]))
+    check_architecture(checkpoint, architecture(transformer))
+    path = checkpoint / WEIGHT_FILES[weights]
+    tensors = read_tensors(path)
+    check_tensors(tensors, {name: value.shape for name, value in transformer.state_dict().items()}, path)
+    transformer.load_state_dict(tensors)
     for name, module in transformer.eval().named_children():
         if name not in transformer._keep_in_fp32_modules:
             module.to(getattr(torch, dtype))
@@ -51,5 +56,6 @@ def export_pipeline(
     encoder = build_prompt_encoder(config, sizes, cpu)
     pipeline = build_pipeline(config, transformer, encoder, build_codec(config, cpu), named=not with_text_encoder)
     with whole_folder(out) as partial:
+        write_text(partial / CONFIG, config.to_yaml())
         pipeline.save_pretrained(partial)
     return out

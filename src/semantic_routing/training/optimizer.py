@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .config import OptimizerConfig
 
@@ -25,11 +27,13 @@ def build_optimizer(config: OptimizerConfig, transformer: nn.Module) -> torch.op
     def adamw(own: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(own, learning_rate, config.betas, weight_decay=weight_decay, fused=True)
 
-    parts = [adamw(parameters.values(), config.learning_rate, config.weight_decay)]
+    parts = []
+    if parameters:
+        parts.append(adamw(parameters.values(), config.learning_rate, config.weight_decay))
     if fusion:
         parts.append(adamw(fusion, config.fusion_learning_rate or config.learning_rate, 0.0))
     if matrices:
-        muon = torch.optim.Muon(
+        muon = SharedMuon(
             matrices,
             lr=config.muon_learning_rate or 0.0,
             weight_decay=config.weight_decay,
@@ -42,6 +46,48 @@ def build_optimizer(config: OptimizerConfig, transformer: nn.Module) -> torch.op
 def takes_muon(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is a matrix of attention or MLP: not a modulation, which starts at zero for a reason."""
     return name.startswith("blocks.") and parameter.ndim == 2 and "modulation" not in name
+
+
+class SharedMuon(torch.optim.Muon):
+    """Muon whose matrices are dealt out to the processes: each makes the new weights of its own and sends them.
+
+    Every process has the same gradients, so it need not orthogonalize all of them. Momentum, which is cheap, is kept
+    by every process, so that the checkpoint that one of them writes is whole. The weights are those of
+    `torch.optim.Muon` to the bit, which one process alone uses, and sharded weights.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One step; `closure` is not taken where there are several processes."""
+        (group,) = self.param_groups
+        matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+        count = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if count == 1 or any(isinstance(matrix, DTensor) for matrix in matrices):
+            return super().step(closure)  # type: ignore[no-untyped-call]
+        matrices.sort(key=lambda matrix: matrix.numel() * min(matrix.shape), reverse=True)
+        shares = [matrices[rank::count] for rank in range(count)]
+        own = {id(matrix) for matrix in shares[dist.get_rank()]}
+        gradients = {matrix: matrix.grad for matrix in matrices if id(matrix) not in own and matrix.grad is not None}
+        for matrix, gradient in gradients.items():
+            momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(gradient))
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            matrix.grad = None  # passed over by the step
+        super().step()  # type: ignore[no-untyped-call]
+        for matrix, gradient in gradients.items():
+            matrix.grad = gradient
+        for rank, share in enumerate(shares):
+            _send(share, rank)
+        return None
+
+
+def _send(matrices: Sequence[Tensor], sender: int) -> None:
+    """Gives all processes the values that one of them has, in one message."""
+    if matrices:
+        values = torch.cat([matrix.flatten() for matrix in matrices])
+        dist.broadcast(values, src=sender)
+        parts = torch.split(values, [matrix.numel() for matrix in matrices])
+        for matrix, own in zip(matrices, parts, strict=True):
+            matrix.copy_(own.view_as(matrix))
 
 
 class CombinedOptimizer(torch.optim.Optimizer):

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from filelock import FileLock, Timeout
 
 from ..io.extras import how_to_install
-from ..io.files import write_json, write_text
+from ..io.files import JsonObject, sync, write_json, write_text
 from ..io.jsonl import append_line, read_lines, write_lines
 from ..io.versions import versions
-from .checkpoint import checkpoint_step, list_checkpoints
-from .config import Config
+from .checkpoint import checkpoint_folders, make_way
+from .config import RunConfig
 
 CONFIG = "config.yaml"
 VERSIONS = "versions.json"
 METRICS = "metrics.jsonl"
+LOCK = "lock"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -34,26 +36,52 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def prepare_run(config: Config, resumed: Path | None) -> Path:
+class RunLock:
+    """Keeps a run's folder for one process, which writes in it, until it is released or the process ends.
+
+    Args:
+        run: the folder. What is no run yet gets no file in it.
+
+    Raises:
+        ValueError: another process has it.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.lock = FileLock(run / LOCK, timeout=0)
+        if (run / VERSIONS).is_file():
+            self.acquire()
+
+    def acquire(self) -> None:
+        """Takes the folder, which must exist. Raises ValueError where another process has it."""
+        if self.lock.is_locked:
+            return
+        try:
+            self.lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"Another process trains in {self.run}; wait for its end, or name another training.output."
+            ) from error
+
+    def release(self) -> None:
+        """Gives the folder back. The file stays: removing it would let two others lock two files of one name."""
+        self.lock.release()
+
+
+def prepare_run(config: RunConfig, resumed: Path | None, lock: RunLock) -> Path:
     """Makes the run's folder and writes what the run is.
 
     Args:
         config: the run.
         resumed: the checkpoint that it goes on from.
+        lock: of the folder.
 
     Raises:
-        ValueError: the folder cannot be written, holds checkpoints that the run would not go on from, or holds files of
-            the user's under names that a run writes.
+        ValueError: the folder cannot be written, another process trains in it, or it holds checkpoints that the run
+            would not go on from, or files of the user's under names that a run writes.
     """
     run = config.training.output
-    last = list_checkpoints(run)[-1:]
-    if last and resumed is None:
-        raise ValueError(f"{run} already holds checkpoints; resume with --resume latest, or name another output.")
-    if last and resumed and checkpoint_step(last[0]) > checkpoint_step(resumed):
-        raise ValueError(
-            f"{run} holds a later checkpoint than {resumed.name}: {last[0].name}; remove it, or name another output."
-        )
-    if not last and not (run / VERSIONS).exists():  # which a run writes first
+    if not checkpoint_folders(run) and not (run / VERSIONS).exists():  # which a run writes first
         for name in (CONFIG, METRICS):
             if (run / name).exists():
                 raise ValueError(
@@ -61,6 +89,8 @@ def prepare_run(config: Config, resumed: Path | None) -> Path:
                 )
     try:
         (run / "samples").mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        make_way(run, resumed)
         write_json(run / VERSIONS, versions())
         write_text(run / CONFIG, config.to_yaml())
     except OSError as error:
@@ -73,8 +103,17 @@ class Metrics:
 
     def __init__(self, run: Path, first_step: int) -> None:
         self.path = run / METRICS
-        write_lines(self.path, [line for line in read_lines(self.path) if line["step"] <= first_step])
+        self.first_step = first_step
+        write_lines(self.path, filter(self._is_kept, read_lines(self.path)))
 
     def write(self, **values: Any) -> None:
         """Appends a line."""
         append_line(self.path, values)
+
+    def sync(self) -> None:
+        """Waits until all lines are on disk: a checkpoint must not outlive the lines before it."""
+        sync(self.path)
+
+    def _is_kept(self, line: JsonObject) -> bool:
+        step = line.get("step")
+        return isinstance(step, int) and step <= self.first_step

@@ -1,48 +1,87 @@
 """The training loop, on `accelerate`: one CPU, one GPU, DDP or FSDP2 by accelerate's own configuration."""
 
+import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
-from diffusers.utils import make_image_grid
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
 
-from ..data import Batch, BrokenExamples, ExampleStream, collate
+from ..data import Batch, BrokenExamples, Source, collate
 from ..data.stream import NumberSampler
-from .build import build_codecs, build_pipeline, build_prompt_encoder, build_transformer, copy_weights, resolve_sizes
-from .checkpoint import check_architecture, find_checkpoint, gather, list_checkpoints, load_checkpoint, save_checkpoint
-from .config import Config
+from ..io.images import save_image
+from ..reporting.picture_grid import Row, picture_grid
+from .checkpoint import (
+    check_architecture,
+    find_checkpoint,
+    gather,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from .config import Config, RunConfig
 from .optimizer import build_optimizer
+from .processes import WAIT, lost_connection, silent_processes
 from .progress import Progress
-from .run import Metrics, check_trackers, prepare_run
-from .step import batch_loss
+from .run import Metrics, RunLock, check_trackers, prepare_run
+from .same_run import check_same_run, fixed_part
+from .subject import OwnModel, Subject
+from .validation_loss import ValidationLoss
+
+SHEET_COLUMNS = 8  # pictures side by side on a sheet of sample images
+
+DEAD_WORKER = re.compile(r"exited unexpectedly")  # torch's words
+SAME_INTERRUPT = 1.0  # seconds
 
 
-class NonFiniteLossError(RuntimeError):
+class TrainingError(RuntimeError):
+    """A run that had to stop, by no mistake of the user's; the message says where it can go on."""
+
+
+class NonFiniteLossError(TrainingError):
     """The loss became infinite or not a number."""
 
 
-def train(config: Config, resume: str | None = None) -> Path:
+class LostProcessError(TrainingError):
+    """Another process of the run died or stands still."""
+
+
+class DataWorkerError(TrainingError):
+    """A process that reads data died."""
+
+
+def train(config: Config, resume: str | None = None, allow_changes: Sequence[str] = ()) -> Path:
     """Trains, and returns the run's last checkpoint.
 
     Args:
         config: the run.
         resume: "latest" or a checkpoint's folder; the continuation is the one that an uninterrupted run would have had.
+        allow_changes: keys of the config that may differ from the run so far, see `same_run`.
 
     Raises:
-        ValueError: the config cannot be run; raised before any work.
+        ValueError: the config cannot be run, or is not that of the run so far; raised before any work.
         NonFiniteLossError: the loss became infinite or not a number.
+        DataWorkerError: a process that reads data died; there is a checkpoint of the last step.
+        LostProcessError: another process died, or did not answer for `processes.WAIT`.
     """
-    return Trainer(config, resume).run()
+    return make_trainer(config, resume, allow_changes).run()
+
+
+def make_trainer(config: Config, resume: str | None = None, allow_changes: Sequence[str] = ()) -> "Trainer":
+    """A run of our own model; see `train`."""
+    return Trainer(config, lambda accelerator, source: OwnModel(config, accelerator, source), resume, allow_changes)
 
 
 class Trainer:
@@ -50,10 +89,18 @@ class Trainer:
 
     Args:
         config: the run.
+        make: makes what is trained, for an accelerator and the source of the data.
         resume: see `train`.
+        allow_changes: see `train`.
     """
 
-    def __init__(self, config: Config, resume: str | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        make: Callable[[Accelerator, Source], Subject],
+        resume: str | None = None,
+        allow_changes: Sequence[str] = (),
+    ) -> None:
         self.config = config
         options = config.training
         check_trackers(options.trackers)
@@ -63,50 +110,55 @@ class Trainer:
             gradient_accumulation_steps=options.gradient_accumulation,
             log_with=options.trackers or None,
             project_dir=str(options.output),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
         self.micro_batch = self._micro_batch()
-        sizes = resolve_sizes(config)
-        source = config.data.source.open(config.data.image_size, options.seed)
+        self.lock = RunLock(options.output) if self.accelerator.is_main_process else None
+        try:
+            self._set_up(make, resume, allow_changes)
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+
+    def _set_up(
+        self, make: Callable[[Accelerator, Source], Subject], resume: str | None, allow_changes: Sequence[str]
+    ) -> None:
+        """Makes or restores all that steps need, then the run's folder."""
+        config, options = self.config, self.config.training
         checkpoint = None if resume is None else find_checkpoint(options.output, resume)
-        torch.manual_seed(options.seed)
-        self.transformer = build_transformer(config, sizes)
         if checkpoint is not None:
-            check_architecture(checkpoint, self.transformer)
-        elif options.initialize_from:
-            copy_weights(options.initialize_from, self.transformer, options.initialize)
+            check_same_run(read_state(checkpoint).run or fixed_part(config), config, allow_changes, checkpoint)
+        source = config.data.source.open(config.data.image_size, options.seed)
+        self.broken = BrokenExamples(source.length, config.data.max_broken)
+        self.broken.count(source.left_out)
+        torch.manual_seed(options.seed)
+        self.subject = make(self.accelerator, source)
+        if checkpoint is not None:
+            check_architecture(checkpoint, self.subject.architecture())
+        else:
+            self.subject.initialize()
         # Known again after a resume, unless the run began from another pipeline.
         known = checkpoint is None or not options.initialize_from
-        self.fusion_start = fusion_parameters(self.transformer) if known else {}
-        data = config.data
-        self.broken = BrokenExamples(source.length, data.max_broken)
-        self.stream = ExampleStream(
-            source,
-            data.image_size,
-            options.seed,
-            data.caption_dropout,
-            data.random_crop,
-            data.horizontal_flip,
-            data.original_caption_rate,
-        )
-        device = self.accelerator.device
-        self.encoder = build_prompt_encoder(config, sizes, device)
-        if config.text.cache is not None:
-            if source.all_captions is None:
-                self.encoder.use_cache(config.text.cache, config.text.cache_gib)
-            else:
-                with self.accelerator.autocast():
-                    self.encoder.use_pool(config.text.cache, source.all_captions)
-        self.codec, decoder = build_codecs(config, device)
-        self.pipeline = build_pipeline(config, self.transformer, self.encoder, decoder)
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.fusion_start = fusion_parameters(self.subject.module) if known else {}
+        self.stream = self.subject.stream(source)
+        self.validation_loss: ValidationLoss | None = None
+        if config.validation.loss_every:
+            self.validation_loss = self.subject.validation_loss(self.accelerator, self.micro_batch)
         self._prepare_model()
         self.step = 0 if checkpoint is None else load_checkpoint(checkpoint, self.model, self.optimizer, self.ema)
-        self.schedule.last_epoch = self.step
-        self.stop = False
+        if checkpoint is not None:
+            self.schedule.last_epoch = self.step - 1
+            self.schedule.step()  # sets the learning rates
+        self.stop = self.signaled = False
+        self.failure: str | None = None
         self.deadline = time.perf_counter() + 60 * (options.max_minutes or float("inf"))
         # Written last: whatever is wrong with the config has been said by now.
-        if self.accelerator.is_main_process:
-            prepare_run(config, checkpoint)
+        if self.lock is not None:
+            prepare_run(config, checkpoint, self.lock)
             self.metrics = Metrics(options.output, self.step)
         self.accelerator.wait_for_everyone()
 
@@ -123,19 +175,20 @@ class Trainer:
     def _prepare_model(self) -> None:
         """Wraps the model for the machine, then makes what holds on to its parameters."""
         options, optimizer = self.config.training, self.config.optimizer
+        transformer = self.subject.transformer
         if options.attention_backend:
-            self.transformer.set_attention_backend(options.attention_backend)
+            transformer.set_attention_backend(options.attention_backend)
         if options.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
+            transformer.enable_gradient_checkpointing()
         if options.compile:
-            self.transformer.compile_repeated_blocks()
-        self.optimizer = build_optimizer(optimizer, self.transformer)
+            transformer.compile_repeated_blocks()
+        self.optimizer = build_optimizer(optimizer, self.subject.module)
         if self.accelerator.is_fsdp2:
             # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighboring
             # timesteps are one. Autocast decides by operation, as without sharding.
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         # Together: sharding gives the model new parameters, which the optimizer must hold in place of the old.
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.transformer, self.optimizer)
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.subject.module, self.optimizer)
         for module in self.model.modules():
             # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
             for method in ("text_context", "key_value", "state"):
@@ -152,20 +205,51 @@ class Trainer:
 
     def run(self) -> Path:
         """Runs to the last step, or until a signal asks to stop, and leaves a checkpoint either way."""
-        options = self.config.training
         self.accelerator.init_trackers("semantic-routing", config={"config": self.config.to_yaml()})
+        try:
+            with self._stop_on_signal():
+                checkpoint = self._run_steps()
+        except RuntimeError as error:
+            if self.accelerator.num_processes == 1 or not lost_connection(error):
+                raise
+            raise LostProcessError(self._name_silent()) from error
+        finally:
+            self._unlock()
+        self.accelerator.end_training()
+        self.broken.report()
+        if self.failure is not None and not self.signaled:
+            raise DataWorkerError(f"{self.failure} The checkpoint {checkpoint} holds all {self.step} steps.")
+        return checkpoint
+
+    def _name_silent(self) -> str:
+        own, total = self.accelerator.process_index, self.accelerator.num_processes
+        silent = silent_processes(dist.distributed_c10d._get_default_store(), own, total)
+        who = f"process {', '.join(map(str, silent))} of {total} does not answer" if silent else "none is missing now"
+        return (
+            f"Process {own} lost the connection to the others in step {self.step + 1} ({who}); --resume latest goes on "
+            "from the last checkpoint."
+        )
+
+    def _run_steps(self) -> Path:
+        options = self.config.training
         checkpoint = None
         seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
-        with self._stop_on_signal(), Progress(self.step, options.steps, main, seconds) as progress:
+        with Progress(self.step, options.steps, main, seconds) as progress:
             batches = self._batches()
-            while self.step < options.steps and not self._asked_to_stop():
+            self.seconds_waited, self.asked = 0.0, time.perf_counter()
+            while self.step < options.steps:
                 started = time.perf_counter()
-                loss, grad_norm = self._optimizer_step(batches)
+                parts = self._read(batches)
+                if self._asked_to_stop():
+                    break
+                loss, grad_norm = self._optimizer_step(parts)
                 self.step += 1
                 rate = options.batch_size / (time.perf_counter() - started)
                 progress.update(self.step, loss, rate)
-                if self.step % options.log_every == 0 or self.step == options.steps:
-                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate)
+                measured = self._measure_validation_loss()
+                if measured or self.step % options.log_every == 0 or self.step == options.steps:
+                    measured["data_wait"] = self._share_waited()
+                    self._log(loss=loss, grad_norm=grad_norm, images_per_second=rate, **measured)
                 every = self.config.validation.every
                 if every and self.step % every == 0:
                     self._sample_images()
@@ -173,9 +257,14 @@ class Trainer:
                     checkpoint = self._save()
         if checkpoint is None or self.step % options.checkpoint_every:
             checkpoint = self._save()
-        self.accelerator.end_training()
-        self.broken.report()
         return checkpoint
+
+    def _share_waited(self) -> float:
+        """The share of the time since the last question in which training waited for data."""
+        now = time.perf_counter()
+        share = self.seconds_waited / (now - self.asked)
+        self.seconds_waited, self.asked = 0.0, now
+        return share
 
     def _batches(self) -> Iterator[Batch]:
         first = self.step * self.config.training.gradient_accumulation
@@ -187,15 +276,33 @@ class Trainer:
             num_workers=self.config.data.num_workers,
             collate_fn=collate,
             pin_memory=accelerator.device.type == "cuda",
+            worker_init_fn=_leave_signals_to_trainer,
         )
-        return iter(loader)
+        batches = iter(loader)
+        # torch would raise the death of a worker anywhere, within a step too; `_read` notices it as well.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
 
-    def _optimizer_step(self, batches: Iterator[Batch]) -> tuple[float, float]:
+    def _read(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of a step, before anything of it is done; where a worker died, the run shall stop."""
+        if self.stop:
+            return []
+        asked = time.perf_counter()
+        try:
+            return [next(batches) for _ in range(self.config.training.gradient_accumulation)]
+        except RuntimeError as error:
+            if not DEAD_WORKER.search(str(error)):
+                raise
+            self.stop, self.failure = True, str(error).strip().rstrip(".") + "."
+            return []
+        finally:
+            self.seconds_waited += time.perf_counter() - asked
+
+    def _optimizer_step(self, parts: Sequence[Batch]) -> tuple[float, float]:
         """One step of the optimizer over all accumulated micro-batches; returns loss and gradient norm."""
         losses = []
         grad_norm: Any = 0.0
-        for _ in range(self.config.training.gradient_accumulation):
-            batch = next(batches)
+        for batch in parts:
             self.broken.count(batch.skipped)
             with self.accelerator.accumulate(self.model):
                 loss = self._loss(batch)
@@ -215,25 +322,13 @@ class Trainer:
         """Drops the fusion's gradients once its share of the steps is over: AdamW passes over what has none."""
         options = self.config.training
         if options.freeze_fusion_after is not None and self.step >= options.freeze_fusion_after * options.steps:
-            for name, parameter in self.transformer.named_parameters():
+            for name, parameter in self.subject.module.named_parameters():
                 if name.startswith("fusion."):
                     parameter.grad = None
 
     def _loss(self, batch: Batch) -> Tensor:
-        dtype = getattr(torch, self.config.training.precision)
-        model = self.config.model
         with self.accelerator.autocast():
-            losses = batch_loss(
-                self.model,
-                batch,
-                self.encoder,
-                self.codec,
-                self.config.flow,
-                model.prediction,
-                self.accelerator.device,
-                dtype,
-            )
-        return losses.mean()
+            return self.subject.loss(self.model, batch).mean()
 
     def _checked(self, loss: Tensor) -> float:
         """The loss over all processes, which must be finite before anything is learned from it."""
@@ -254,41 +349,48 @@ class Trainer:
 
     def _fusion_travel(self) -> float:
         """How far the fusion's parameters are from where they began, as a root mean square."""
-        now = fusion_parameters(self.transformer)
+        now = fusion_parameters(self.subject.module)
         moved = [(now[name] - start).flatten() for name, start in self.fusion_start.items()]
         return float(torch.cat(moved).square().mean().sqrt())
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The model has the averaged weights for a while."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        yield
+        self.ema.restore(parameters)
+
+    def _measure_validation_loss(self) -> dict[str, float]:
+        """The averaged weights' loss of held-out examples, at the steps where it is wanted."""
+        if self.validation_loss is None or self.step % self.config.validation.loss_every:
+            return {}
+        with self._averaged_weights():
+            return self.validation_loss(self.model)
 
     def _sample_images(self) -> None:
         """Sample images of the validation prompts with the averaged weights, as one grid."""
         options = self.config.validation
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        with self.accelerator.autocast():
-            images = self.pipeline(
-                options.prompts,
-                num_inference_steps=options.num_inference_steps,
-                guidance_scale=options.guidance_scale,
-                generator=[torch.Generator().manual_seed(options.seed + i) for i in range(len(options.prompts))],
-                return_dict=False,
-            )[0]
-        self.ema.restore(parameters)
+        with self._averaged_weights(), self.accelerator.autocast():
+            images = self.subject.images(options)
         if self.accelerator.is_main_process:
-            columns = min(len(images), 8)
-            blank = images[0].copy()
-            blank.paste("white", (0, 0, *blank.size))
-            images += [blank] * (-len(images) % columns)
-            grid = make_image_grid(images, rows=len(images) // columns, cols=columns)
-            grid.save(self.config.training.output / "samples" / f"step-{self.step:08d}.png")
+            starts = range(0, len(images), SHEET_COLUMNS)
+            places = [slice(start, start + SHEET_COLUMNS) for start in starts]
+            sheet = picture_grid([Row(images[place], captions=options.prompts[place]) for place in places])
+            save_image(sheet, self.config.training.output / "samples" / f"step-{self.step:08d}.png")
 
     def _save(self) -> Path:
+        if self.accelerator.is_main_process:
+            self.metrics.sync()
         checkpoint = save_checkpoint(
             run=self.config.training.output,
             step=self.step,
             model=self.model,
             optimizer=self.optimizer,
             ema=self.ema,
-            transformer=self.transformer,
+            architecture=self.subject.architecture(),
+            run_config=fixed_part(self.config),
             is_main=self.accelerator.is_main_process,
             keep=self.config.training.keep_checkpoints,
         )
@@ -297,15 +399,21 @@ class Trainer:
 
     @contextmanager
     def _stop_on_signal(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the run after the current step; a second one ends it at once."""
+        """SIGTERM and Ctrl-C end the run after the current step; only a second Ctrl-C ends it at once."""
+        interrupted: list[float] = []
 
         def ask_to_stop(number: int, frame: Any) -> None:
-            self.stop = True
-            signal.signal(number, previous[number])
+            self.stop = self.signaled = True
+            if number == signal.SIGINT:
+                # One Ctrl-C comes twice under torchrun: from the terminal, and from torchrun.
+                if interrupted and time.monotonic() - interrupted[0] > SAME_INTERRUPT:
+                    raise KeyboardInterrupt
+                interrupted.append(time.monotonic())
 
-        previous: dict[int, Any] = {
-            number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        asked = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.getsignal(number) for number in (*asked, signal.SIGCHLD)}  # see `_batches`
+        for number in asked:
+            signal.signal(number, ask_to_stop)
         try:
             yield
         finally:
@@ -329,3 +437,9 @@ def fusion_parameters(transformer: nn.Module) -> dict[str, Tensor]:
         for name, parameter in transformer.named_parameters()
         if name.startswith("fusion.")
     }
+
+
+def _leave_signals_to_trainer(worker: int) -> None:
+    """For processes that read data: Ctrl-C reaches them too, and they must go on; they end by SIGTERM as others do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -86,7 +86,7 @@ class GenEval(DetectorBenchmark):
 
         return Scorer(self.options, self.device)
 
-    def identity(self, prompt: int) -> Json:
+    def identity(self, prompt: int, question: int = 0) -> Json:
         """The prompt's record and the scorer's options."""
         return {"record": self.file.raw[prompt], "scorer": asdict(self.options)}
 

@@ -38,7 +38,7 @@ class ClipColors:
         self.name = name
         model: Any = CLIPModel.from_pretrained(name, dtype=torch.float32)
         self.model = model.to(device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         self.device = device
         self.background = background
         self.crop = crop

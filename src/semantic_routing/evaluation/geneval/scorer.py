@@ -29,13 +29,14 @@ class Scorer:
 
     def __call__(self, image: Image.Image, record: Record) -> JsonObject:
         """The outcome for an RGB image: `correct`, `reason`, `details` of the kept instances, and colors."""
-        detections, masks = self.detector(image)
+        judging = self.options.judging
+        detections, masks = self.detector(image, min(judging.threshold, judging.counting_threshold))
 
         def colors_of(chosen: Sequence[int]) -> list[str]:
             boxes = [detections[index].box for index in chosen]
             return self.colors(image, detections[chosen[0]].label, boxes, [masks[index] for index in chosen])
 
-        verdict = judge(record, detections, colors_of, self.options.judging)
+        verdict = judge(record, detections, colors_of, judging)
         details = {
             label: [[*detections[index].box, detections[index].score] for index in indices]
             for label, indices in verdict.kept.items()

@@ -12,18 +12,18 @@ def _endpoint(options: JudgeOptions) -> Judge:
     from .endpoint import EndpointJudge
 
     client = ChatClient(
-        options.judge_url or "",
-        options.judge_model or "",
+        options.url,
+        options.model,
         options.judge_key,
         options.workers,
         options.retries,
         options.timeout,
     )
-    return EndpointJudge(client)
+    return EndpointJudge(client, options.revision)
 
 
 @JUDGES.register("local")
 def _local(options: JudgeOptions) -> Judge:
     from .local import LocalJudge
 
-    return LocalJudge(options.judge_model or "", options.device)
+    return LocalJudge(options.model, options.device, revision=options.revision)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image
@@ -32,26 +32,42 @@ class Form:
 
 
 class Question(NamedTuple):
-    """One question, and by what its answer is known."""
+    """One question.
+
+    Args:
+        key: by which its answer is known.
+        image: what it is about.
+        text: its words.
+        temperature: of the answer.
+        accepted: texts whose first tokens a judge that knows its tokenizer gives the probabilities of.
+    """
 
     key: str
     image: Image.Image
     text: str
     temperature: float = 0.0
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the model said, or why it said nothing.
 
-    `first_token` lists alternatives for the first token with their natural log-probabilities; `about` is what the model
-    says of itself.
+    Args:
+        key: the question's.
+        text: the answer.
+        first_token: alternatives for the first token with their natural log-probabilities.
+        about: what the model says of itself.
+        accepted: for each of the question's accepted texts the number of its first token and that token's
+            log-probability; empty where the judge does not know its tokenizer.
+        error: why there is no answer.
     """
 
     key: str
     text: str = ""
     first_token: list[tuple[str, float]] = field(default_factory=list)
     about: JsonObject = field(default_factory=dict)
+    accepted: list[tuple[int, float]] = field(default_factory=list)
     error: str | None = None
 
 
@@ -72,11 +88,15 @@ class Judge(ABC):
 class JudgeOptions:
     """Whom to ask. All but the device are options of the benchmarks that ask.
 
+    Several models or addresses are several judges, see `each`; a judge is opened of the first ones.
+
     Args:
         judge_type: a name of `JUDGES`; None is "endpoint" where there is an address, and else "local".
         judge_model: the name at the endpoint, or a folder or hub name.
         judge_url: address of an OpenAI-compatible endpoint.
+        judge_revision: of the model: which one is loaded, or what an endpoint's user says that it serves.
         judge_key: sent as a bearer token.
+        judge_check: ask the judge about pictures of scenes first, of which the answers are known.
         workers: requests at a time.
         retries: tries after the first.
         timeout: seconds for one try.
@@ -88,10 +108,21 @@ class JudgeOptions:
         Option(help="endpoint, local, or a registered judge; default: endpoint if there is a --judge-url."),
     ] = None
     judge_model: Annotated[
-        str | None, Option(help="The judge's name at the endpoint; without an endpoint, a folder or hub name.")
+        list[str] | None,
+        Option(help="The judge's name at the endpoint; without an endpoint, a folder or hub name. Twice: two judges."),
     ] = None
-    judge_url: Annotated[str | None, Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")] = None
+    judge_url: Annotated[
+        list[str] | None,
+        Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1. Twice: two judges are compared."),
+    ] = None
+    judge_revision: Annotated[
+        list[str] | None, Option(help="The judge's revision: loaded, or for an endpoint noted in the result.")
+    ] = None
     judge_key: Annotated[str | None, Option(envvar="JUDGE_API_KEY", help="Sent as a bearer token.")] = None
+    judge_check: Annotated[
+        bool,
+        Option("--judge-check/--no-judge-check", help="Ask the judge first about pictures whose answers are known."),
+    ] = True
     workers: Annotated[int, Option(min=1, help="Requests at a time.")] = 16
     retries: Annotated[int, Option(min=0, help="Tries after the first, with growing pauses.")] = 5
     timeout: Annotated[float, Option(min=0.1, help="Seconds for one try, until the whole reply is there.")] = 120.0
@@ -103,9 +134,53 @@ class JudgeOptions:
         Raises:
             ValueError: no model is named, or the judge's type is unknown.
         """
-        if self.judge_model is None:
+        if not self.judge_model:
             raise ValueError("Scoring needs a judge: name one with --judge-model, and its endpoint with --judge-url.")
         return JUDGES.find(self.judge_type or ("endpoint" if self.judge_url else "local"))(self)
+
+    def each(self) -> "list[JudgeOptions]":
+        """The options of each judge by itself; what is named once holds for all of them.
+
+        Raises:
+            ValueError: models, addresses and revisions are named in numbers that do not go together.
+        """
+        named = {"judge_model": self.judge_model, "judge_url": self.judge_url, "judge_revision": self.judge_revision}
+        given = {name: values for name, values in named.items() if values}
+        count = max(map(len, given.values()), default=1)
+        for name, values in given.items():
+            if len(values) not in (1, count):
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"There are {count} judges, but {option} is given {len(values)} times: once or {count} times."
+                )
+
+        def at(values: list[str] | None, number: int) -> list[str] | None:
+            return values and [(values * count)[number]]
+
+        return [
+            replace(
+                self,
+                judge_model=at(self.judge_model, number),
+                judge_url=at(self.judge_url, number),
+                judge_revision=at(self.judge_revision, number),
+            )
+            for number in range(count)
+        ]
+
+    @property
+    def model(self) -> str:
+        """The first judge's."""
+        return (self.judge_model or [""])[0]
+
+    @property
+    def url(self) -> str:
+        """The first judge's."""
+        return (self.judge_url or [""])[0]
+
+    @property
+    def revision(self) -> str | None:
+        """The first judge's."""
+        return self.judge_revision[0] if self.judge_revision else None
 
 
 JUDGES = Registry[Callable[[JudgeOptions], Judge]]("judge")

@@ -11,20 +11,29 @@ FAILURES_IN_A_ROW = 2
 """An endpoint that fails this many times as many requests in a row as it is sent at once is down."""
 
 
+NO_LOGPROBS = (
+    f"the reply has no log-probabilities, which this score needs; serve the judge with {TOP_LOGPROBS} of them "
+    f"(vLLM: --max-logprobs {TOP_LOGPROBS})"
+)
+
+
 class EndpointJudge(Judge):
     """Asks over the network, many questions at once.
 
     Args:
         client: for the endpoint; its `model` is the judge.
+        revision: of the model, as its user says.
     """
 
-    def __init__(self, client: ChatClient) -> None:
+    def __init__(self, client: ChatClient, revision: str | None = None) -> None:
         self.client = client
+        self.revision = revision
 
     @property
     def identity(self) -> JsonObject:
-        """The model's name; the address may change without changing answers."""
-        return {"judge": "endpoint", "model": self.client.model}
+        """The model's name and revision; the address may change without changing answers."""
+        revision = {"revision": self.revision} if self.revision else {}
+        return {"judge": "endpoint", "model": self.client.model, **revision}
 
     def ask(self, questions: Iterable[Question], form: Form) -> Iterator[Answer]:
         """Yields answers as they come; once the endpoint is down, what is left gets that as its error."""
@@ -32,10 +41,11 @@ class EndpointJudge(Judge):
         failures = 0
         down = None
         for reply in self.client.map(self._request(question, form) for question in questions):
-            failures = failures + 1 if reply.error else 0
-            yield read_reply(reply, form)
+            answer = read_reply(reply, form)
+            failures = failures + 1 if answer.error else 0
+            yield answer
             if failures >= FAILURES_IN_A_ROW * self.client.workers:
-                down = f"not asked, since {failures} requests in a row had failed: {reply.error}"
+                down = f"not asked, since {failures} requests in a row had failed: {answer.error}"
                 break
         if down is not None:
             yield from (Answer(question.key, error=down) for question in questions)
@@ -67,6 +77,8 @@ def read_reply(reply: Reply, form: Form) -> Answer:
         if not form.first_token:
             return Answer(key, text=reply_text(body), about=about)
         choice = body["choices"][0]
+        if choice.get("message") and not choice.get("logprobs"):
+            return Answer(key, about=about, error=NO_LOGPROBS)
         listed = choice["logprobs"]["content"][0]["top_logprobs"]
         alternatives = [(str(entry["token"]), float(entry["logprob"])) for entry in listed]
         text = (choice.get("message") or {}).get("content") or ""

@@ -24,10 +24,14 @@ class LocalJudge(Judge):
         name: folder or hub name.
         device: where to compute; None is cuda where there is one.
         dtype: of the weights.
+        revision: of the model, where its name is the hub's.
     """
 
-    def __init__(self, name: str, device: str | None = None, dtype: str = "bfloat16") -> None:
+    def __init__(
+        self, name: str, device: str | None = None, dtype: str = "bfloat16", revision: str | None = None
+    ) -> None:
         self.name = name
+        self.revision = revision
         self.dtype = dtype
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -35,25 +39,34 @@ class LocalJudge(Judge):
     def processor(self) -> Any:
         """Makes inputs of texts and images."""
         processors: Any = AutoProcessor
-        return processors.from_pretrained(self.name)
+        return processors.from_pretrained(self.name, trust_remote_code=False, **self._pinned)
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded when it is first asked."""
-        model: Any = AutoModelForImageTextToText.from_pretrained(self.name, dtype=getattr(torch, self.dtype))
+        models: Any = AutoModelForImageTextToText
+        dtype = getattr(torch, self.dtype)
+        model = models.from_pretrained(self.name, dtype=dtype, trust_remote_code=False, **self._pinned)
         return model.to(self.device).eval()
 
     @property
     def identity(self) -> JsonObject:
-        """The model's name and precision."""
-        return {"judge": "local", "model": self.name, "dtype": self.dtype}
+        """The model's name, revision and precision."""
+        return {"judge": "local", "model": self.name, "dtype": self.dtype, **self._pinned}
+
+    @property
+    def _pinned(self) -> dict[str, str]:
+        return {"revision": self.revision} if self.revision else {}
 
     def ask(self, questions: Iterable[Question], form: Form) -> Iterator[Answer]:
         """Yields answers in the questions' order."""
         for question in questions:
             inputs = self._inputs(question, form)
             if form.first_token:
-                yield Answer(question.key, first_token=self._first_token(inputs), about=self._about())
+                logs = self._first_token(inputs)
+                accepted = [(index, float(logs[index])) for index in map(self._first_index, question.accepted)]
+                text = self.processor.tokenizer.decode([int(logs.argmax())])
+                yield Answer(question.key, text, self._listed(logs), self._about(), accepted)
             else:
                 yield Answer(
                     question.key, self._write(inputs, question.temperature, form.max_tokens), about=self._about()
@@ -70,13 +83,16 @@ class LocalJudge(Judge):
         return inputs.to(self.device, self.model.dtype)
 
     @torch.no_grad()
-    def _first_token(self, inputs: Any) -> list[tuple[str, float]]:
-        """The likeliest first tokens and all that mean yes or no, with their log-probabilities, likeliest first.
+    def _first_token(self, inputs: Any) -> Float[Tensor, " vocabulary"]:
+        """Log-probabilities of the answer's first token.
 
         From the forward pass: what `generate` returns may have been altered by the model's generation settings.
         """
         # float32: in half precision the small probabilities of many spellings would not add up.
-        logs: Float[Tensor, " vocabulary"] = self.model(**inputs).logits[0, -1].float().log_softmax(-1)
+        return self.model(**inputs).logits[0, -1].float().log_softmax(-1)
+
+    def _listed(self, logs: Float[Tensor, " vocabulary"]) -> list[tuple[str, float]]:
+        """The likeliest first tokens and all that mean yes or no, with their log-probabilities, likeliest first."""
         listed = {*logs.topk(min(LISTED, len(logs))).indices.tolist(), *self._yes_no}
         ordered = sorted(listed, key=lambda index: -float(logs[index]))
         return [(self.processor.tokenizer.decode([index]), float(logs[index])) for index in ordered]
@@ -87,6 +103,10 @@ class LocalJudge(Judge):
         tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, **sampling)[0]
         new = tokens[inputs["input_ids"].shape[1] :]
         return str(self.processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
+
+    def _first_index(self, text: str) -> int:
+        """The number of the first token of a text's encoding."""
+        return int(self.processor.tokenizer.encode(text, add_special_tokens=False)[0])
 
     @cached_property
     def _yes_no(self) -> list[int]:

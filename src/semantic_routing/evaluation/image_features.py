@@ -1,0 +1,197 @@
+"""Features of images by named models, and distances between two sets of them: FID, KID and CMMD.
+
+`torchmetrics` computes FID and KID; its Inception network comes from `torch-fidelity`. CLIP, and any other network of
+images, comes from `transformers`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+
+from ..io.extras import how_to_install
+from ..io.images import read_image
+
+INCEPTION = "inception"
+"""FID's own network: its TensorFlow weights of 2015-12-05, as `torch-fidelity` brings them."""
+BATCH = 32
+SUBSETS, SUBSET_SIZE = 100, 1000
+"""Of KID, as published."""
+CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
+
+Features = Float[Tensor, "images channels"]
+Real = Float[Tensor, "real_images channels"]
+Made = Float[Tensor, "made_images channels"]
+
+
+class Clip:
+    """Unit embeddings of images and texts.
+
+    Args:
+        name: folder or hub name of a `CLIPModel` with its processor and tokenizer.
+        device: where to compute, in float32; None is cuda where there is one.
+    """
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        self.name = name
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model: Any = CLIPModel.from_pretrained(name, dtype=torch.float32)
+        self.model = model.to(self.device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+
+    @cached_property
+    def processor(self) -> Any:
+        """Prepares images."""
+        return _image_processor(self.name)
+
+    @torch.no_grad()
+    def images(self, images: Sequence[Image.Image]) -> Features:
+        """Embeddings of RGB images."""
+        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values.to(self.device)
+        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1).cpu()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Features:
+        """Embeddings of texts, cut to the model's length."""
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(self.device)
+        found = self.model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return F.normalize(found.pooler_output, dim=-1).cpu()
+
+    def describe(self) -> dict[str, str | None]:
+        """Name and revision."""
+        return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
+
+
+class FrozenNetwork:
+    """Features of FID and KID: the Inception network, or the pooled output of any image model of `transformers`.
+
+    Args:
+        name: `INCEPTION`, or a folder or hub name.
+        device: where to compute; None is cuda where there is one.
+
+    Raises:
+        ValueError: Inception's package is not installed.
+    """
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        self.name = name
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if name == INCEPTION:
+            self.model = _inception().to(self.device)
+        else:
+            model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
+            self.model = model.to(self.device).eval()
+            self.processor = _image_processor(name)
+
+    @torch.no_grad()
+    def images(self, images: Sequence[Image.Image]) -> Features:
+        """Features of RGB images."""
+        if self.name == INCEPTION:
+            # One by one: they may differ in size, and the network resizes them itself, as FID's always has.
+            pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self.device) for image in images]
+            return torch.cat([self.model(each) for each in pixels]).float().cpu()
+        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values.to(self.device)
+        if isinstance(self.model, CLIPModel):
+            return self.model.get_image_features(pixel_values=pixels).pooler_output.cpu()
+        return self.model(pixel_values=pixels).pooler_output.flatten(1).cpu()
+
+    def describe(self) -> dict[str, str | None]:
+        """Name and revision."""
+        if self.name == INCEPTION:
+            return {"model": "inception-v3-compat", "revision": "2015-12-05"}
+        return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
+
+
+def _image_processor(name: str) -> Any:
+    processors: Any = AutoImageProcessor
+    # Pillow's, as the models were trained with; the other one needs torchvision.
+    return processors.from_pretrained(name, backend="pil")
+
+
+def _inception() -> nn.Module:
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    try:
+        return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
+    except (ImportError, ModuleNotFoundError) as error:
+        raise ValueError(f"FID and KID by Inception need torch-fidelity: {how_to_install('torch-fidelity')}") from error
+
+
+def features_of(model: Clip | FrozenNetwork, paths: Sequence[Path]) -> Features:
+    """Features of image files, which must open."""
+    batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+    return torch.cat([model.images([read_image(path) for path in batch]) for batch in batches])
+
+
+class _AsGiven(nn.Module):
+    """Stands where `torchmetrics` has a network: the features are there already."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.num_features = channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features."""
+        return features
+
+
+def fid(real: Real, made: Made) -> float:
+    """Fréchet distance of the two sets' normal distributions (arXiv 1706.08500)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(feature=_AsGiven(real.shape[1]))
+    metric.set_dtype(torch.float64)
+    metric.update(real.double(), real=True)
+    metric.update(made.double(), real=False)
+    return float(metric.compute())
+
+
+def kid(real: Real, made: Made) -> float:
+    """Squared maximum mean discrepancy with a cubic kernel (arXiv 1801.01401), the mean over subsets, times 1000."""
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = min(SUBSET_SIZE, len(real), len(made))
+    metric = KernelInceptionDistance(feature=_AsGiven(real.shape[1]), subsets=SUBSETS, subset_size=size)
+    metric.update(real.double(), real=True)
+    metric.update(made.double(), real=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return 1000 * float(metric.compute()[0])
+
+
+def cmmd(real: Real, made: Made) -> float:
+    """Squared maximum mean discrepancy of unit CLIP embeddings with a Gaussian kernel (arXiv 2401.09603), times 1000.
+
+    The estimate of least variance, as published: pairs of an image with itself count.
+    """
+    real, made = real.double(), made.double()
+    pairs = ((real, real), (made, made), (real, made))
+    within_real, within_made, between = (_mean_kernel(*pair) for pair in pairs)
+    return CMMD_SCALE * (within_real + within_made - 2 * between)
+
+
+def _mean_kernel(first: Real, second: Made, rows: int = 1024) -> float:
+    """The Gaussian kernel's mean over all pairs, some rows at a time."""
+    sums = [
+        (-torch.cdist(first[start : start + rows], second).square() / (2 * CMMD_SIGMA**2)).exp().sum()
+        for start in range(0, len(first), rows)
+    ]
+    return float(torch.stack(sums).sum()) / (len(first) * len(second))
+
+
+def clip_scores(clip: Clip, paths: Sequence[Path], captions: Sequence[str]) -> Iterator[float]:
+    """CLIP score of each image with its caption: 100 × their cosine, and 0 where that is negative."""
+    cosines = (features_of(clip, paths) * clip.texts(captions)).sum(-1)
+    yield from (100 * cosines.clamp(min=0)).tolist()
+
+
+DISTANCES: dict[str, Callable[[Real, Made], float]] = {"fid": fid, "kid": kid, "cmmd": cmmd}
+"""From features of real and of made images, by name."""

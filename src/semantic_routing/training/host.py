@@ -1,0 +1,230 @@
+"""Trains a fusion in a host, on the one loop; the model, the text and the loss of a batch are the host's own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DiffusionPipeline
+from diffusers.training_utils import cast_training_params
+from diffusers.utils.torch_utils import randn_tensor
+from jaxtyping import Float
+from peft import LoraConfig
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..adapters import Routing, add_routing, find_routing, save_routing
+from ..adapters.attach import parts
+from ..adapters.call import host_call, own_time, runs_backward
+from ..adapters.remember import remember
+from ..adapters.saving import digest
+from ..data import Batch, ExampleStream, Source
+from ..io.files import read_json
+from ..models.latents import LatentCodec
+from ..pipelines.schedule import accepts
+from .config import ValidationConfig
+from .host_config import AdaptConfig, HostConfig
+from .noising import FlowNoising, make_noising
+from .subject import Subject, generators
+from .trainer import Trainer
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "to_query", "to_key", "to_value", "out_layer")
+"""What LoRAs are put on: the projections of attention, as the models of `diffusers` call them."""
+
+
+def adapt(config: AdaptConfig, resume: str | None = None) -> Path:
+    """Trains in a host, and returns the run's folder, which then holds what was trained, with averaged weights.
+
+    That is `routing` for `load_routing`, `lora` for the model's `load_lora_adapter`, and `model` for its
+    `from_pretrained`, each where it was trained.
+
+    Args:
+        config: the run.
+        resume: "latest" or a checkpoint's folder; the continuation is the one that an uninterrupted run would have had.
+
+    Raises:
+        ValueError: the config cannot be run; raised before any work.
+        NonFiniteLossError: the loss became infinite or not a number.
+    """
+    trainer = Trainer(config, lambda accelerator, source: HostSubject(config, accelerator), resume)
+    checkpoint = trainer.run()
+    subject = trainer.subject
+    if trainer.accelerator.is_main_process and isinstance(subject, HostSubject):
+        subject.save(checkpoint, config.training.output)
+    trainer.accelerator.wait_for_everyone()
+    return config.training.output
+
+
+class HostModule(nn.Module):
+    """A host and its fusion, which only hooks join, as one module. It is called as the host is."""
+
+    def __init__(self, host: nn.Module, fusion: Routing | None) -> None:
+        super().__init__()
+        self.host = host
+        self.fusion = fusion
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's output."""
+        output: Tensor = self.host(*args, **kwargs | {"return_dict": False})[0]
+        return output
+
+
+class HostSubject(Subject):
+    """A host of which the fusion, LoRAs or its own weights are trained.
+
+    Args:
+        config: the run.
+        accelerator: where it runs.
+
+    Raises:
+        ValueError: the pipeline is no host, or its scheduler is of no kind that can be trained for.
+    """
+
+    def __init__(self, config: AdaptConfig, accelerator: Accelerator) -> None:
+        self.config = config
+        self.device = accelerator.device
+        self.pipe = load_host(config.host).to(self.device)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.transformer, encoder, self.host = parts(self.pipe)
+        if not hasattr(self.pipe, "vae_scale_factor"):
+            raise ValueError(f"{type(self.pipe).__name__} cannot be trained on images: it makes videos.")
+        self.noising = make_noising(self.pipe.scheduler, config.flow)
+        for module in (self.transformer, encoder, self.pipe.vae):
+            if module is not None:
+                module.requires_grad_(False)
+        if config.host.text_cache:
+            remember(encoder, config.host.text_cache)
+        fusion = None
+        if config.host.fusion is not None:
+            add_routing(self.pipe, config.host.fusion, config.host.layers, **config.host.fusion_options)
+            fusion = find_routing(self.pipe)
+        self._choose_trained()
+        self.module = HostModule(self.transformer, fusion)
+        self.codec = LatentCodec(self.pipe.vae)
+
+    def stream(self, source: Source) -> ExampleStream:
+        """Square pictures.
+
+        Raises:
+            ValueError: buckets are asked for.
+        """
+        data = self.config.data
+        if data.buckets is not None:
+            raise ValueError(f"data.buckets is {data.buckets!r}, but hosts are trained on squares: leave it out.")
+        return ExampleStream(
+            source,
+            data.image_size,
+            self.config.training.seed,
+            data.caption_dropout,
+            data.random_crop,
+            data.horizontal_flip,
+            data.original_caption_rate,
+            window=data.shuffle_window,
+        )
+
+    def _choose_trained(self) -> None:
+        """Adds LoRAs, or sets free what of the host's own weights is trained."""
+        options = self.config.host
+        if options.lora_rank:
+            if not hasattr(self.transformer, "add_adapter"):
+                raise ValueError(f"host.lora_rank: {type(self.transformer).__name__} takes no LoRA in diffusers.")
+            names = [name for name, module in self.transformer.named_modules() if isinstance(module, nn.Linear)]
+            targets = [name for name in names if name.endswith(tuple(f".{end}" for end in ATTENTION))]
+            rank = options.lora_rank
+            self.transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+            cast_training_params(self.transformer, torch.float32)
+        elif options.trained == "all":
+            self.transformer.requires_grad_(True)
+        elif options.trained == "text":
+            for module in (*self.host.text_blocks(self.transformer), *self.host.projections(self.transformer)):
+                module.requires_grad_(True)
+
+    def architecture(self) -> dict[str, Any]:
+        """What the trained weights belong to."""
+        options = self.config.host.model_dump(mode="json", include={"fusion", "fusion_options", "layers", "lora_rank"})
+        host = {"model": type(self.transformer).__name__, "config": digest(self.transformer)}
+        return host | options | {"trained": self.config.host.trained}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
+        """The loss of each example, by the host's own scheduler, and what the fusion adds to it."""
+        draws = [torch.Generator().manual_seed(int(seed)) for seed in batch.noise_seeds]
+        latents = self.codec.encode(batch.images.to(self.device), draws).float()
+        factor = int(self.pipe.vae_scale_factor)
+        height, width = (side * factor for side in latents.shape[-2:])
+        call = host_call(self.pipe, batch.captions, height, width, **self.config.host.options)
+        latents = self._packed(latents, call.image_shape)
+        timestep, noise = self.noising.draw(draws).to(self.device), randn_tensor(latents.shape, draws, self.device)
+        noisy = self.noising.noisy(latents, noise, timestep).to(self.transformer.dtype)
+        args, kwargs = call.at(noisy, own_time(self.host, self.transformer, timestep))
+        output = model(*args, **kwargs)
+        if output.shape[1] == 2 * latents.shape[1]:  # a model that learns variances too
+            output = output.chunk(2, dim=1)[0]
+        target = self.noising.target(latents, noise, timestep)
+        if isinstance(self.noising, FlowNoising) and runs_backward(self.host, self.transformer):
+            target = -target
+        losses = F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)
+        losses = losses * self.noising.weight(timestep)
+        fusion = self.module.fusion
+        auxiliary = fusion.fusion.auxiliary_loss() if isinstance(fusion, Routing) else None
+        return losses if auxiliary is None else losses + auxiliary
+
+    def _packed(self, latents: Tensor, wanted: tuple[int, ...]) -> Tensor:
+        """Latents in the shape that the model takes: Flux has them as tokens."""
+        pack = getattr(self.pipe, "_pack_latents", None)
+        packed = pack(latents, *latents.shape) if pack and len(wanted) == 3 else latents
+        if tuple(packed.shape) != wanted:
+            raise ValueError(
+                f"{type(self.pipe).__name__} cannot be trained on images: its model takes latents of shape {wanted}, "
+                f"and its autoencoder makes {tuple(latents.shape)}."
+            )
+        return packed
+
+    def images(self, options: ValidationConfig) -> list[Image.Image]:
+        """An image of each validation prompt, by the host's own pipeline."""
+        factor = self.pipe.vae_scale_factor // self.codec.downsampling
+        side = self.config.data.image_size * factor
+        sizes = {"height": side, "width": side, "num_inference_steps": options.num_inference_steps}
+        if accepts(type(self.pipe).__call__, "use_resolution_binning"):
+            sizes["use_resolution_binning"] = False
+        images = self.pipe(
+            prompt=options.prompts,
+            guidance_scale=options.guidance_scale,
+            generator=generators(options),
+            output_type="pil" if self.pipe.vae is not None else "latent",
+            **sizes,
+            **self.config.host.options,
+        ).images
+        found: list[Image.Image] = images
+        if self.pipe.vae is None:
+            found = self.pipe.image_processor.postprocess(images.float(), output_type="pil")
+        return found
+
+    def save(self, checkpoint: Path, folder: Path) -> None:
+        """Writes what was trained, with the averaged weights of a checkpoint."""
+        self.module.load_state_dict(
+            load_file(checkpoint / "ema.safetensors"), strict=False
+        )  # frozen weights: not there
+        if self.module.fusion is not None:
+            save_routing(self.transformer, folder / "routing")
+        if self.config.host.lora_rank:
+            self.transformer.save_lora_adapter(folder / "lora")
+        if self.config.host.trained != "nothing":
+            self.transformer.save_pretrained(folder / "model")
+
+
+def load_host(config: HostConfig) -> Any:
+    """A host's pipeline, by folder or hub name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    index = Path(config.pipeline) / "model_index.json"
+    # `diffusers` must be told of a part that was saved as None.
+    saved = read_json(index).items() if index.is_file() else ()
+    absent: dict[str, Any] = {name: None for name, value in saved if value == [None, None]}
+    try:
+        return DiffusionPipeline.from_pretrained(config.pipeline, dtype=getattr(torch, config.dtype), **absent)
+    except OSError as error:
+        raise ValueError(f"{config.pipeline!r} is neither the folder of a pipeline nor a hub name: {error}") from error

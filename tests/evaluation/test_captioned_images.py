@@ -1,0 +1,123 @@
+"""Pictures against captions: CLIP scores, distances of sets, slices by tag, and what is not there."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semantic_routing.evaluation import CaptionedImages
+from semantic_routing.evaluation.image_features import Clip, cmmd, fid, kid
+from semantic_routing.evaluation.runner import score
+
+COUNT = 12
+
+
+@pytest.fixture
+def tiny_models(tiny_clip, tmp_path):
+    """A CLIP with its processor, as a folder."""
+    from transformers import CLIPImageProcessorPil
+
+    size = {"shortest_edge": 32}
+    CLIPImageProcessorPil(size=size, crop_size={"height": 32, "width": 32}).save_pretrained(tiny_clip)
+    return str(tiny_clip)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve pictures with captions and tags, and pictures made for them."""
+    random = np.random.default_rng(0)
+    records = []
+    for name in ("real", "made"):
+        (tmp_path / name).mkdir()
+    for number in range(COUNT):
+        for name in ("real", "made"):
+            noise = random.integers(0, 256, (24, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"cat{number}.png")
+        tags = ["cats", "even"] if number % 2 == 0 else "cats"
+        records.append({"image": f"real/cat{number}.png", "text": f"cat {'abc'[number % 3]}", "tags": tags})
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return tmp_path
+
+
+def benchmark(folder, clip, **options):
+    chosen = {"clip": clip, "features": clip, "cmmd_clip": clip, "least": 6, "device": "cpu"}
+    return CaptionedImages(folder / "set.jsonl", **{**chosen, **options})
+
+
+def test_scores_by_tag_and_distances(folder, tiny_models):
+    result = score(benchmark(folder, tiny_models), folder / "out", folder / "made")
+    assert result.complete
+    rows = {(row.name, row.part): row for row in result.rows}
+    clip = Clip(tiny_models, "cpu")
+    images = [Image.open(folder / "made" / f"cat{number}.png") for number in range(COUNT)]
+    captions = [f"cat {'abc'[number % 3]}" for number in range(COUNT)]
+    cosines = 100 * (clip.images(images) * clip.texts(captions)).sum(-1).clamp(min=0)
+    assert rows["overall", "CLIP score"].score == pytest.approx(float(cosines.mean()), abs=1e-3)
+    assert rows["even", "CLIP score"].score == pytest.approx(float(cosines[::2].mean()), abs=1e-3)
+    real = clip.images([Image.open(folder / "real" / f"cat{number}.png") for number in range(COUNT)])
+    made = clip.images(images)
+    assert rows["overall", "CMMD"].score == pytest.approx(cmmd(real, made), abs=1e-4)
+    assert rows["even", "CMMD"].score == pytest.approx(cmmd(real[::2], made[::2]), abs=1e-4)
+    assert rows["even", "FID"].low is None
+    assert result.settings["cmmd"]["model"] == tiny_models
+    assert "cats" in (folder / "out" / "result.md").read_text()
+    # Real pictures beside themselves.
+    same = score(benchmark(folder, tiny_models), folder / "same", folder / "real")
+    distances = {row.part: row.score for row in same.rows if row.name == "overall"}
+    assert abs(distances["FID"]) < 1e-3
+    assert abs(distances["CMMD"]) < 1e-3
+    few = score(benchmark(folder, tiny_models, least=7, distances="cmmd"), folder / "few", folder / "made")
+    assert {row.name: row.score is None for row in few.rows if row.part == "CMMD"} == {
+        "cats": False,
+        "even": True,
+        "overall": False,
+    }
+
+
+def test_distances_are_what_they_say():
+    random = torch.Generator().manual_seed(0)
+    one = torch.randn(400, 3, generator=random).double()
+    shifted = one * 2 + 3
+    # Of normal distributions with these means and covariances.
+    means = (one.mean(0) - shifted.mean(0)).square().sum()
+    assert fid(one.float(), shifted.float()) == pytest.approx(float(means + torch.cov(one.T).trace()), rel=1e-3)
+    gauss = lambda a, b: torch.exp(-(torch.cdist(a, b) ** 2) / 200).mean()  # noqa: E731
+    expected = 1000 * float(gauss(one, one) + gauss(shifted, shifted) - 2 * gauss(one, shifted))
+    assert cmmd(one.float(), shifted.float()) == pytest.approx(expected, rel=1e-4)
+    other = torch.randn(400, 3, generator=random)
+    state = torch.random.get_rng_state()
+    assert abs(kid(one.float(), other)) < 100 < kid(one.float(), shifted.float())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_is_missing_is_named(folder, tiny_models):
+    (folder / "made" / "cat3.png").unlink()
+    (folder / "made" / "cat4.png").write_bytes(b"no image")
+    (folder / "real" / "cat5.png").write_bytes(b"no image")
+    result = score(benchmark(folder, tiny_models, distances="cmmd"), folder / "out", folder / "made")
+    assert {kind: len(names) for kind, names in result.problems.items()} == {
+        "missing images": 1,
+        "unreadable images": 1,
+    }
+    assert {row.score for row in result.rows if row.name == "overall"} == {None}
+    assert result.settings["references"] == COUNT - 1
+    assert result.settings["unreadable_references"][0].startswith("cat5.png")
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "says"),
+    [
+        ({"text": 3}, {}, "Record 0 of .* has no caption"),
+        ({"text": "a cat"}, {}, "Distances need pictures"),
+        ({"text": "a cat", "tags": 3}, {}, "has the tags 3"),
+        ({"text": "a cat"}, {"distances": "fad"}, "Distance is 'fad'"),
+    ],
+)
+def test_mistakes(tmp_path, record, options, says):
+    (tmp_path / "set.jsonl").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=says):
+        CaptionedImages(tmp_path / "set.jsonl", **options)
+    if record == {"text": "a cat"}:
+        assert CaptionedImages(tmp_path / "set.jsonl", distances="none").prompts == {0: "a cat"}

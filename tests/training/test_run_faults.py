@@ -1,0 +1,87 @@
+"""Signals, processes that die, and two runs in one folder: no step is lost, and nothing is written twice."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from semantic_routing.training import DataWorkerError, subject, train, trainer
+from semantic_routing.training.checkpoint import list_checkpoints
+from semantic_routing.training.config import Config
+
+MakeConfig = Callable[..., Config]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None]) -> None:
+    """Does something in the middle of a step."""
+    loss, calls = subject.batch_loss, []
+
+    def interrupted(*args: Any) -> Tensor:
+        calls.append(0)
+        if len(calls) == step:
+            act()
+        return loss(*args)
+
+    monkeypatch.setattr(subject, "batch_loss", interrupted)
+
+
+def send(*numbers: int) -> Callable[[], None]:
+    return lambda: [os.kill(os.getpid(), number) for number in numbers] and None
+
+
+def test_only_the_first_sigterm_counts(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the last checkpoint is written, too."""
+    save = trainer.save_checkpoint
+
+    def interrupted(**arguments: Any) -> Path:
+        send(signal.SIGTERM, signal.SIGTERM)()
+        return save(**arguments)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", interrupted)
+    at_step(monkeypatch, 3, send(signal.SIGTERM, signal.SIGTERM))
+    assert train(make_config()).name == "checkpoint-00000003"
+
+
+def test_only_a_second_ctrl_c_ends_at_once(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, send(signal.SIGTERM, signal.SIGINT, signal.SIGINT))  # torchrun passes one on again
+        assert train(make_config()).name == "checkpoint-00000003"
+    monkeypatch.setattr(trainer, "SAME_INTERRUPT", 0.0)
+    at_step(monkeypatch, 2, send(signal.SIGINT, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(), "latest")
+
+
+def test_a_dead_data_worker_costs_no_step(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def config(name: str) -> Config:
+        return make_config(data={"num_workers": 1}, training={"steps": 8, "output": tmp_path / name})
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, lambda: [worker.kill() for worker in multiprocessing.active_children()] and None)
+        with pytest.raises(DataWorkerError, match="exited unexpectedly") as caught:
+            train(config("killed"))
+    (checkpoint,) = list_checkpoints(tmp_path / "killed")
+    step = int(checkpoint.name[-8:])
+    assert 3 <= step < 8
+    assert f"The checkpoint {checkpoint} holds all {step} steps." in str(caught.value)
+    last, whole = train(config("killed"), "latest"), train(config("whole"))
+    for path in whole.iterdir():
+        assert path.read_bytes() == (last / path.name).read_bytes()
+
+
+def test_a_run_s_folder_has_one_writer(make_config: MakeConfig) -> None:
+    first = trainer.make_trainer(make_config())
+    before = sorted(first.config.training.output.rglob("*"))
+    for resume in (None, "latest"):
+        with pytest.raises(ValueError, match=r"Another process trains in .*run; wait for its end, or name another"):
+            train(make_config(), resume)
+    assert sorted(first.config.training.output.rglob("*")) == before
+    first.run()
+    assert train(make_config(training={"steps": 21}), "latest").name == "checkpoint-00000021"

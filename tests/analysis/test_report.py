@@ -146,7 +146,11 @@ def test_trained_skills_are_those_of_the_config_beside_the_pipeline(language_mod
     )
     files = find_pipeline(str(saved_pipeline(language_models, "static")))._replace(folder=tmp_path)
     assert files.trained_skills is None
-    for source, wanted in (("{source: files, path: x}", None), ("{source: scenes}", SKILLS)):
+    for source, wanted in (
+        ("{source: files, path: x}", None),
+        ("{source: scenes}", SKILLS),
+        ("{source: scenes, skills: [ordinal, colors]}", ("colors", "ordinal")),
+    ):
         (tmp_path / "config.yaml").write_text(f"data: {{source: {source}}}")
         assert files.trained_skills == wanted
 

@@ -162,3 +162,14 @@ def test_mistakes_about_parquet(tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, OSError), match=sentence):
             ParquetSource(path=str(name), text_key=key).open(16, 0)
+
+
+def test_a_picture_whose_name_says_no_format_gets_the_suffix_of_its_own(tmp_path: Path) -> None:
+    path = write_images(tmp_path / "set", 2)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "set" / "images" / "photo.jfif", format="JPEG")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[1]["image"] = "images/photo.jfif"
+    path.write_text("\n".join(map(json.dumps, records)))
+    pack(FolderSource(path=path), tmp_path / "out", 16)
+    packed = WebDatasetSource(path=str(tmp_path / "out")).open(16, 0)
+    assert [packed.image_file(index).suffix for index in range(2)] == ["png", "jpeg"]

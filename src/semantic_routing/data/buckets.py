@@ -37,12 +37,14 @@ class Buckets(NamedTuple):
     examples: list[int]
     cropped: float
 
+    def counts(self) -> str:
+        """How many examples each size has."""
+        pairs = zip(self.sizes, self.examples, strict=True)
+        return ", ".join(f"{width}x{height}: {count}" for (width, height), count in pairs)
+
     def describe(self) -> str:
         """In one line."""
-        counts = ", ".join(
-            f"{width}x{height}: {count}" for (width, height), count in zip(self.sizes, self.examples, strict=True)
-        )
-        return f"Buckets {counts}; {self.cropped:.1%} of the pixels are cropped."
+        return f"Buckets {self.counts()}; {self.cropped:.1%} of the pixels are cropped."
 
 
 def auto_sizes(image_size: int, step: int) -> list[Size]:

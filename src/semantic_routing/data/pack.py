@@ -127,10 +127,9 @@ class _Rows(Dataset[dict[str, Any]]):
         except BrokenExampleError as error:
             return {BROKEN: str(error)}
         record = {"text": list(captions)} | ({"original_text": list(originals)} if originals else {})
-        suffix = file.suffix if file.suffix in IMAGES else "png"
         return {
             "__key__": f"{number:08d}",
-            suffix: file.content,
+            _suffix(file): file.content,
             "json": json.dumps(record, ensure_ascii=False).encode(),
         }
 

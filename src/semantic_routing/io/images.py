@@ -74,7 +74,7 @@ def image_size(file: Path | IO[bytes], name: str) -> tuple[int, int]:
             # Asked for where there is none, a PNG would be decoded to its end.
             turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else image.size
-    except Exception as error:
+    except Exception as error:  # as in `read_image`
         raise UnreadableImageError(f"{name}: {error}") from error
 
 

@@ -60,10 +60,10 @@ class PipelineFiles(NamedTuple):
         source = (self.training_data or {}).get("source", {})
         if source.get("source") != "scenes":
             return None
-        from ..scenes import SKILLS
+        from ..scenes import HARD_SKILLS, SKILLS
 
         named = source.get("skills") or SKILLS
-        return tuple(skill for skill in SKILLS if skill in named)
+        return tuple(skill for skill in (*SKILLS, *HARD_SKILLS) if skill in named)
 
 
 def find_pipeline(name: str) -> PipelineFiles:

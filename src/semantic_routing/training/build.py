@@ -93,7 +93,9 @@ def build_stream(config: Config, source: Source, sizes: Sizes) -> ExampleStream:
         raise ValueError(f"{data.source.path} was made with other data.buckets, image_size or bucket_step.")
     buckets = None if wanted is None else fill_buckets(source, wanted, data.num_workers)
     if buckets is not None:
-        logger.info(buckets.describe())
+        # Latents were cropped when they were computed, and what that cost was said then.
+        ahead = isinstance(data.source, LatentsSource)
+        logger.info(f"Buckets {buckets.counts()}, as computed ahead." if ahead else buckets.describe())
     return ExampleStream(
         source,
         data.image_size,

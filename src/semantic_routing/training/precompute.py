@@ -1,5 +1,6 @@
 """Latents and text features ahead: walks a data set once, so that training runs neither VAE nor language model."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +21,8 @@ from ..models.latents import LatentCodec
 from ..text import TextEncoder
 from .build import bucket_sizes, build_codec, build_prompt_encoder, describe_text, describe_vae, resolve_sizes
 from .config import Config
+
+logger = logging.getLogger(__name__)
 
 
 class PrecomputeReport(NamedTuple):
@@ -53,6 +56,8 @@ def precompute(
     encoder = build_prompt_encoder(config, resolve_sizes(config), device) if text else None
     begin(out / MANIFEST, manifest, "sroute precompute", processes)
     buckets = None if manifest.buckets is None else fill_buckets(source, manifest.buckets, config.data.num_workers)
+    if buckets is not None and processes.rank == 0:
+        logger.info(buckets.describe())
     rows = _Rows(ExampleStream(source, config.data.image_size, config.training.seed), buckets)
     broken = BrokenExamples(manifest.examples, config.data.max_broken)
     broken.count(source.left_out)

@@ -359,8 +359,10 @@ class Trainer:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
-        yield
-        self.ema.restore(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
 
     def _measure_validation_loss(self) -> dict[str, float]:
         """The averaged weights' loss of held-out examples, at the steps where it is wanted."""

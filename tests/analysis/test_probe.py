@@ -11,6 +11,7 @@ from semantic_routing.analysis.facts import CLAIM_TYPES, facts_of
 from semantic_routing.analysis.probe import probe, tables, write
 from semantic_routing.analysis.ridge import accuracy, best_mix, folds, ridge_scores
 from semantic_routing.scenes import COLORS
+from semantic_routing.scenes.words import NUMBERS
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -79,6 +80,28 @@ def test_a_relation_is_turned_for_its_anchor() -> None:
     for (_, subject), (_, anchor) in zip(said.facts[::2], said.facts[1::2], strict=True):
         assert {subject.label, anchor.label} in ({"left", "right"}, {"above", "below"})
         assert (subject.object or 0) < (anchor.object or 0)
+
+
+def test_a_pronoun_has_the_color_of_what_it_stands_for() -> None:
+    said = facts_of("referent", 80)
+    for number, fact in said.facts:
+        caption = said.captions[number]
+        named = [word.strip(";,") for word in caption.split() if word.strip(";,") in COLORS]
+        pronoun = caption[: (fact.word or 0) + 1].split()[-1]
+        assert fact.label == named[1 if pronoun in ("latter", "second") else 0]
+
+
+def test_a_sum_is_what_the_caption_says() -> None:
+    words = {word: number for number, word in enumerate(NUMBERS)}
+    said = facts_of("sum", 60)
+    for number, fact in said.facts:
+        told = said.captions[number].split()
+        first = words[told[0]]
+        if "twice" in told:
+            assert int(fact.label) == 2 * first
+        else:
+            sign = 1 if "more" in told else -1
+            assert int(fact.label) == first + sign * words[told[3]]
 
 
 def test_a_probe_of_a_language_model_writes_its_numbers_and_its_picture(

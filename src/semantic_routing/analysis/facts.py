@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count as numbers
 from typing import NamedTuple
 
-from ..scenes import Background, Count, Description, Related, SceneSample, sample_scene
+from ..scenes import Background, Count, Description, Ordinal, Related, SceneSample, sample_scene
 from ..scenes.words import NUMBERS, PART_WORDS, SIZE_WORDS
 
 ROLES = {
@@ -109,6 +109,40 @@ def _backgrounds(sample: SceneSample) -> Iterator[Fact]:
             yield Fact(claim.name, end_of(sample.caption, claim.name), end_of(sample.caption, "background"))
 
 
+def _colors_referred_to(sample: SceneSample) -> Iterator[Fact]:
+    """The color of what "the latter" or "it" stands for, which the words nearby do not say."""
+    claim = _related(sample)
+    last = end_of(sample.caption, "it")
+    if last is not None:  # two circles, one of them red; the other one is blue and above it
+        yield Fact(str(claim.anchor.color), last, None)
+    else:  # a red circle and a blue star; the latter is above the former
+        names = ("the former", "the latter", "the first", "the second")
+        places = [place for name in names if (place := end_of(sample.caption, name)) is not None]
+        for thing, place in zip((claim.subject, claim.anchor), sorted(places), strict=True):
+            yield Fact(str(thing.color), place, None)
+
+
+def _sums(sample: SceneSample) -> Iterator[Fact]:
+    """How many there are of the second shape: two circles and two more squares than circles."""
+    for described, number in list(_described(sample))[1:]:
+        yield Fact(str(number), None, end_of(sample.caption, str(described.shape)))
+
+
+def _places(sample: SceneSample) -> Iterator[Fact]:
+    """Which one of a row has a color, at that color: the second from the left is red and the others are blue."""
+    for claim in sample.claims:
+        if isinstance(claim, Ordinal):
+            yield Fact(str(claim.number), None, end_of(sample.caption, str(claim.description.color)))
+
+
+def _compared_sizes(sample: SceneSample) -> Iterator[Fact]:
+    """The size of what is named last: a red circle larger than a blue star; the smaller one is red."""
+    counts = [claim for claim in sample.claims if isinstance(claim, Count) and claim.description.size]
+    ends = {end_of(sample.caption, str(claim.description.color)) or 0: claim.description for claim in counts}
+    place = max(ends)
+    yield Fact(str(ends[place].size), None, place)
+
+
 class ClaimType(NamedTuple):
     """A sort of claim: what finds it in a caption, and the skills whose captions have it."""
 
@@ -127,9 +161,15 @@ CLAIM_TYPES: dict[str, ClaimType] = {
     # Two thirds of the captions deny, so that as many words are of either class.
     "negation": ClaimType(_absence, [*["negation"] * 14, "color_attr"]),
     "background": ClaimType(_backgrounds, ["scene"]),
+    "referent": ClaimType(_colors_referred_to, ["coreference", "other_one"]),
+    "sum": ClaimType(_sums, ["arithmetic"]),
+    "place": ClaimType(_places, ["ordinal"]),
+    "compared": ClaimType(_compared_sizes, ["size_comparison"]),
 }
 """relation: on which of four sides an object lies; order: whether it is subject or anchor of the relation, which is
-whether it is named first; negation: whether what is named last is there or denied."""
+whether it is named first; negation: whether what is named last is there or denied; referent: the color of what a
+pronoun stands for, one of two in the caption, so that half are right by chance; sum: a number that must be computed;
+place: which one of a row has a color; compared: whether what is named last is small or large."""
 
 
 class Said(NamedTuple):

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from tiny import TRANSFORMER_SIZES, normal
@@ -88,12 +89,32 @@ def test_modulations_are_adamw_s() -> None:
     assert not takes_muon("context_embedder.linear.weight", nn.Parameter(normal(4, 4)))
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (8, 8), (4, 12)])
+def test_muon_in_bfloat16_is_torch_s_and_in_float32_hardly_another(shape: tuple[int, int]) -> None:
+    start = normal(*shape)
+    moved = {}
+    for name, kind in {
+        "torch": lambda own: torch.optim.Muon(own, lr=0.1, adjust_lr_fn="match_rms_adamw"),
+        "bfloat16": lambda own: SharedMuon(own, lr=0.1),
+        "float32": lambda own: SharedMuon(own, lr=0.1, precision="float32"),
+    }.items():
+        matrix = nn.Parameter(start.clone())
+        optimizer = kind([matrix])
+        for step in range(3):
+            matrix.grad = normal(*shape) * (step + 1) + start
+            optimizer.step()
+        moved[name] = matrix.detach() - start
+    assert moved["bfloat16"].equal(moved["torch"])
+    assert not moved["float32"].equal(moved["torch"])
+    assert (moved["float32"] - moved["torch"]).norm() < 0.03 * moved["torch"].norm()
+
+
 def step_in_two_processes(rank: int, folder: Path) -> None:
     """Three steps of the same gradients in each of two processes, with a checkpoint of process 0 between them."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     shapes = [(6, 4), (8, 8), (4, 12), (5, 5), (3, 7)]
     shared, alone = ([nn.Parameter(normal(*shape)) for shape in shapes] for _ in range(2))
-    optimizers = [kind(own, lr=0.1) for kind, own in ((SharedMuon, shared), (torch.optim.Muon, alone))]
+    optimizers = [SharedMuon(shared, lr=0.1), torch.optim.Muon(alone, lr=0.1, adjust_lr_fn="match_rms_adamw")]
     for step in range(3):
         for matrices, optimizer in zip((shared, alone), optimizers, strict=True):
             for number, matrix in enumerate(matrices):

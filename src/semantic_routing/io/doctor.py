@@ -72,7 +72,11 @@ def _devices() -> Iterator[Check]:
     """The processor and each accelerator, once a number was computed on it."""
     import torch
 
+    from .precision import fast_precision
+
     yield Check("cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads of torch", "ok")
+    fast = fast_precision()
+    yield Check("bfloat16", "multiplied fast" if fast == "bfloat16" else "slow here", "ok", f"precision auto is {fast}")
     names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     names += ["mps"] if torch.backends.mps.is_available() else []
     for name in names:

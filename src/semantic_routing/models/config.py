@@ -6,7 +6,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from ..flow import Prediction
 from ..fusion import FUSIONS
-from ..io.section import Dtype, Registered, Section
+from ..io.precision import AutoDtype
+from ..io.section import Registered, Section
 from . import MODELS
 from .timestep import TIMESTEP_CONDITIONINGS
 
@@ -75,6 +76,8 @@ class VAEConfig(Section):
 
     model: str = Field(min_length=1, description="folder or hub name of an AutoencoderKL")
     subfolder: str | None = Field(None, description="folder within it, such as vae in a pipeline")
-    dtype: Dtype = Field("float32", description="of its weights")
+    dtype: AutoDtype = Field(
+        "float32", description="of its weights; auto is bfloat16 where this machine multiplies it fast, else float32"
+    )
     latent_channels: PositiveInt | None = Field(None, description="channels it must have; None asks the model")
     downsampling: PositiveInt | None = Field(None, description="pixels a latent pixel; None asks the model")

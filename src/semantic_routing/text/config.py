@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from ..io.section import Dtype, Section
+from ..io.precision import AutoDtype
+from ..io.section import Section
 
 
 class TextConfig(Section):
@@ -23,7 +24,9 @@ class TextConfig(Section):
     max_length: PositiveInt = Field(
         512, le=1_000_000, description="tokens, instruction included, after which captions are cut"
     )
-    dtype: Dtype = Field("float32", description="of its weights")
+    dtype: AutoDtype = Field(
+        "float32", description="of its weights; auto is bfloat16 where this machine multiplies it fast, else float32"
+    )
     cache: Path | None = Field(None, description="folder that keeps features of captions; None keeps none")
     cache_gib: PositiveFloat = Field(4.0, description="size in GiB past which the features used longest ago go")
     num_hidden_layers: PositiveInt | None = Field(None, description="layers the model must have; None asks the model")

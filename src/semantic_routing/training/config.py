@@ -19,6 +19,7 @@ from ..data.config import AnySource, DataConfig
 from ..data.latents import LatentsSource
 from ..flow_config import FlowConfig
 from ..io.config_files import read_config
+from ..io.precision import AutoPrecision
 from ..io.section import Section, check_section
 from ..io.user_code import import_user_code
 from ..models.config import ModelConfig, VAEConfig
@@ -73,8 +74,10 @@ class TrainingConfig(Section):
     seed: NonNegativeInt = Field(
         0, le=LARGEST_SEED, description="of initial weights, order, crops, captions, timesteps and noise"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="that the transformer computes in; its weights and the loss stay float32"
+    precision: AutoPrecision = Field(
+        "float32",
+        description="that the transformer and Muon compute in; its weights and the loss stay float32. auto is bfloat16 "
+        "where this machine multiplies it fast, else float32",
     )
     gradient_checkpointing: bool = Field(
         False, description="compute blocks again in the backward pass, to need less memory"

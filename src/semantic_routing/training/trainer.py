@@ -182,7 +182,7 @@ class Trainer:
             transformer.enable_gradient_checkpointing()
         if options.compile:
             transformer.compile_repeated_blocks()
-        self.optimizer = build_optimizer(optimizer, self.subject.module)
+        self.optimizer = build_optimizer(optimizer, self.subject.module, options.precision)
         if self.accelerator.is_fsdp2:
             # Left to itself, accelerate casts weights, gradients and all inputs to bfloat16, where neighboring
             # timesteps are one. Autocast decides by operation, as without sharding.

@@ -1,7 +1,12 @@
 """Semantic routing: diffusion transformers that learn which language-model layers to listen to (arXiv 2602.03510)."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .fusion import SemanticRouter
+    from .models import FuseDiTTransformer2DModel, SemanticRoutingTransformer2DModel
+    from .pipelines import SemanticRoutingPipeline
 
 __version__ = "0.1.0"
 
@@ -21,7 +26,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_EXPORTS[name], __name__), name)

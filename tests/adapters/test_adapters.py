@@ -370,4 +370,7 @@ def test_an_image_context_comes_before_the_text_of_a_video_model() -> None:
     moved = reader.add(tokens, residual)
     assert moved[:, :2].equal(tokens[:, :2])
     assert moved[:, 2:].equal(tokens[:, 2:] + residual)
-    assert reader.add((tokens, None), residual)[0].equal(moved)
+    reader.residual = residual
+    call = reader.before(torch.nn.Identity(), ((tokens, None),), {})
+    assert call is not None
+    assert call[0][0][0].equal(moved)

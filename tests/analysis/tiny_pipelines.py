@@ -96,7 +96,7 @@ def saved_pipeline(language_models: Callable[[str], Path], strategy: str, traine
     folder = language_model.parent / f"pipeline-{strategy}-{trained}"
     if folder.exists():
         return folder
-    layers = SemanticRoutingTransformer2DModel.layers_read(list(range(1, NUM_LAYERS + 1)), NUM_BLOCKS, strategy)
+    layers = SemanticRoutingTransformer2DModel.layers_read(list(range(1, NUM_LAYERS + 1)), NUM_BLOCKS, strategy, {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = SemanticRoutingTransformer2DModel(

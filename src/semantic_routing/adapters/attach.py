@@ -1,7 +1,7 @@
 """Puts a fusion into a host and takes it out again."""
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -22,7 +22,7 @@ def attach(
     text_encoder: nn.Module,
     fusion: str = "depth-wise",
     layers: str | int | Sequence[int] = "all",
-    **options: Any,
+    **options: object,
 ) -> Routing:
     """Lets every block of a host read all layers of its text encoder, through a fusion.
 
@@ -50,7 +50,7 @@ def attach(
 
 
 def attach_fusion(
-    model: nn.Module, strategy: str, layers: list[int], channels: int, options: dict[str, Any]
+    model: nn.Module, strategy: str, layers: list[int], channels: int, options: Mapping[str, object]
 ) -> Routing:
     """The same for exactly these layers, each `channels` wide; see `attach`."""
     host = find_host(model)
@@ -85,7 +85,7 @@ def detach(model: nn.Module) -> None:
 
 
 def add_routing(
-    pipe: DiffusionPipeline, fusion: str = "depth-wise", layers: str | int | Sequence[int] = "all", **options: Any
+    pipe: DiffusionPipeline, fusion: str = "depth-wise", layers: str | int | Sequence[int] = "all", **options: object
 ) -> DiffusionPipeline:
     """Puts a fusion into a pipeline's model, and lets its text encoder deliver all layers with the text.
 

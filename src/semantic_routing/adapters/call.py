@@ -19,7 +19,7 @@ from .hosts import TIMES, Host, config_of
 class _ModelIsCalledError(Exception):
     """Carries the arguments out of the pipeline."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         super().__init__()
         self.call: Call = (args, kwargs)
 
@@ -48,7 +48,7 @@ class HostCall(NamedTuple):
         return self.time.put(*call, time)
 
 
-def host_call(pipe: DiffusionPipeline, prompts: list[str], height: int, width: int, **options: Any) -> HostCall:
+def host_call(pipe: DiffusionPipeline, prompts: list[str], height: int, width: int, **options: object) -> HostCall:
     """Runs a pipeline up to the first call of its model, without guidance.
 
     Args:
@@ -65,7 +65,7 @@ def host_call(pipe: DiffusionPipeline, prompts: list[str], height: int, width: i
     own |= {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}
     own = {name: value for name, value in own.items() if name in taken} | options
 
-    def leave(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def leave(model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         raise _ModelIsCalledError(args, kwargs)
 
     # Before the routing's own hooks: the text is still together with its layers.

@@ -5,14 +5,14 @@ hooks on the text encoder put the other layers beside the hidden state that the 
 the pipeline does with tokens and rows it then does with all layers, and `split` takes them apart again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .hooks import remove_hooks
+from .hooks import Call, remove_hooks
 
 
 class EncoderSizes(NamedTuple):
@@ -56,13 +56,11 @@ class Capture:
         self.layers = tuple(layers)
         self.reads = reads
 
-    def ask(
-        self, encoder: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def ask(self, encoder: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
         """Before the encoder runs: all hidden states are wanted."""
         return args, {**kwargs, "output_hidden_states": True}
 
-    def widen(self, encoder: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def widen(self, encoder: nn.Module, args: tuple[object, ...], output: Any) -> Any:
         """After it ran: the layers stand beside the hidden state that the pipeline takes."""
         states = list(output.hidden_states)
         own = output.last_hidden_state if self.reads is None else states[self.reads]

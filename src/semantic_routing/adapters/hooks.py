@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[object, ...], dict[str, object]]
+"""Arguments of a call, by position and by name."""
 
 
 class Argument(NamedTuple):
@@ -25,18 +26,18 @@ class Argument(NamedTuple):
         names = list(inspect.signature(type(module).forward).parameters)
         return cls(name, names.index(name) - 1)
 
-    def get(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def get(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
         """Its value in a call; None where it is left out."""
         return args[self.position] if self.position < len(args) else kwargs.get(self.name)
 
-    def put(self, args: tuple[Any, ...], kwargs: dict[str, Any], value: Any) -> Call:
+    def put(self, args: tuple[object, ...], kwargs: dict[str, object], value: object) -> Call:
         """The call with another value for it."""
         if self.position < len(args):
             return (*args[: self.position], value, *args[self.position + 1 :]), kwargs
         return args, {**kwargs, self.name: value}
 
 
-def owners(model: nn.Module) -> Iterator[Any]:
+def owners(model: nn.Module) -> Iterator[object]:
     """The objects whose methods are hooks of a model or of its modules."""
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):

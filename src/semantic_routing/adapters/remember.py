@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
 
 
 class Remembered:
@@ -18,19 +19,19 @@ class Remembered:
         most: texts that are kept; the one used longest ago goes first.
     """
 
-    def __init__(self, forward: Callable[..., Any], most: int) -> None:
+    def __init__(self, forward: Callable[..., ModelOutput], most: int) -> None:
         self.forward = forward
         self.most = most
-        self.kept: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+        self.kept: OrderedDict[tuple[object, ...], ModelOutput] = OrderedDict()
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: object) -> ModelOutput:
         """The output for a batch of token rows."""
         masks = [None] * len(input_ids) if attention_mask is None else list(attention_mask)
         outputs = [self._one(ids, mask, options) for ids, mask in zip(input_ids, masks, strict=True)]
         first = outputs[0]
         return type(first)(**{name: _join([output[name] for output in outputs]) for name in first})
 
-    def _one(self, ids: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Any:
+    def _one(self, ids: Tensor, mask: Tensor | None, options: dict[str, object]) -> ModelOutput:
         key = (tuple(ids.tolist()), None if mask is None else tuple(mask.tolist()), repr(sorted(options.items())))
         if key not in self.kept:
             masks = {} if mask is None else {"attention_mask": mask[None]}
@@ -47,11 +48,11 @@ def remember(encoder: nn.Module, most: int) -> None:
     encoder.forward = Remembered(encoder.forward, most)
 
 
-def _joins(value: Any) -> bool:
+def _joins(value: object) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple) and all(isinstance(part, Tensor) for part in value))
 
 
-def _join(values: list[Any]) -> Any:
+def _join(values: list[Any]) -> Tensor | tuple[Tensor, ...]:
     """Tensors of single rows as one batch; tuples of them part by part."""
     if isinstance(values[0], Tensor):
         return torch.cat(values)

@@ -1,10 +1,11 @@
 """A fusion inside a host: what it adds to the text that each block reads."""
 
-from collections.abc import MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, MutableMapping
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from diffusers.utils import BaseOutput
 from jaxtyping import Bool, Float
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -29,26 +30,31 @@ class TextReader:
         self.text_first = text_first
         self.residual: Tensor | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """What a copy gets: everything but the tensor of the step that runs."""
         return {**self.__dict__, "residual": None}
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    def before(self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call | None:
         """Before the module runs."""
         if self.residual is None:
             return None
-        return self.argument.put(args, kwargs, self.add(self.argument.get(args, kwargs), self.residual))
+        tokens = self.argument.get(args, kwargs)
+        if isinstance(tokens, tuple):  # some hosts pass text as the first of a pair
+            return self.argument.put(args, kwargs, (self.add(tokens[0], self.residual), *tokens[1:]))
+        return self.argument.put(args, kwargs, self.add(tokens, self.residual))
 
-    def add(self, tokens: Any, residual: Tensor) -> Any:
-        """Tokens with the residual at text positions; some hosts pass text as the first of a pair."""
-        if isinstance(tokens, tuple):
-            return (self.add(tokens[0], residual), *tokens[1:])
+    def add(self, tokens: Tensor, residual: Tensor) -> Tensor:
+        """Tokens with the residual at text positions."""
         residual = residual.to(tokens.device, tokens.dtype)[:, : tokens.shape[1]]
         start = 0 if self.text_first else tokens.shape[1] - residual.shape[1]
         end = start + residual.shape[1]
         if residual.shape[1] == tokens.shape[1]:
             return tokens + residual
         return torch.cat([tokens[:, :start], tokens[:, start:end] + residual, tokens[:, end:]], dim=1)
+
+
+HostOutput: TypeAlias = Tensor | tuple[Tensor, *tuple[object, ...]] | BaseOutput
+"""What a model of `diffusers` returns: where it is an object, its prediction is `sample`."""
 
 
 class Step(NamedTuple):
@@ -113,7 +119,7 @@ class Routing(nn.Module):
         host: Host,
         model: nn.Module,
         strategy: str,
-        options: dict[str, Any],
+        options: Mapping[str, object],
         fusion: TextFusion,
         layers: list[int],
     ) -> None:
@@ -137,11 +143,11 @@ class Routing(nn.Module):
         # By the tensor of the text, as long as it lives.
         self._fused: MutableMapping[Tensor, tuple[tuple[object, ...], list[Tensor]]] = WeakTensorKeyDictionary()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """What a copy gets: everything but the tensors of the step that runs and those kept for the next."""
         return {**self.__dict__, "_step": None, "_fused": WeakTensorKeyDictionary()}
 
-    def before_host(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    def before_host(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Call | None:
         """Before the host runs: takes the layers off its text, to be fused once the host projects its text."""
         self._step = None
         self.show(None)
@@ -167,7 +173,7 @@ class Routing(nn.Module):
                     self.fuse()
         return self.entry.put(args, kwargs, text)
 
-    def _make_step(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wide: Tensor) -> Step:
+    def _make_step(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], wide: Tensor) -> Step:
         text, layers = split(wide, self.width, len(self.layers))
         mask = layers[:, 0].any(dim=-1)  # hosts without a mask set padding to zero
         given = None if self.mask is None else self.mask.get(args, kwargs)
@@ -179,7 +185,7 @@ class Routing(nn.Module):
         timestep = TIMES[self.host.time](time, config_of(model))
         return Step(self.host.projections(model), wide, text, layers, mask, timestep)
 
-    def fuse(self, *_: Any) -> None:
+    def fuse(self, *_: object) -> None:
         """Shows the blocks what the fusion makes of the step's text: as a hook, once the host projects its own.
 
         Then, and not before, offloading has brought the projection's weights.
@@ -224,7 +230,7 @@ class Routing(nn.Module):
         for number, reader in enumerate(self.readers):
             reader.residual = None if residuals is None else residuals[number]
 
-    def after_host(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def after_host(self, model: nn.Module, args: tuple[object, ...], output: HostOutput) -> HostOutput:
         """After the host ran: nothing of the step stays, unless its backward pass needs it."""
         residuals = [reader.residual for reader in self.readers if reader.residual is not None]
         self.show(None)

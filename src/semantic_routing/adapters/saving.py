@@ -1,9 +1,7 @@
 """The file of an adapter: a few kilobytes of weights, and what they belong to."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -13,7 +11,7 @@ from torch import nn
 from ..fusion import FUSIONS
 from ..fusion.saved import ADAPTER_CONFIG as CONFIG
 from ..fusion.saved import ADAPTER_WEIGHTS as WEIGHTS
-from ..io.files import read_json, sha256, whole_file, write_json
+from ..io.files import JsonObject, read_json_object, sha256, whole_file, write_json
 from ..io.registry import source_of
 from ..io.versions import versions
 from .attach import Routable, attach_fusion, find_routing, host_model, parts
@@ -94,8 +92,7 @@ def load_routing(target: Routable, name: str | Path) -> Routable:
 
 def digest(model: nn.Module) -> str:
     """A digest of a model's configuration: of what makes its shapes and its computation, not of where it came from."""
-    config: Mapping[str, Any] = config_of(model)
-    values = {key: value for key, value in config.items() if not key.startswith("_")}
+    values = {key: value for key, value in config_of(model).items() if not key.startswith("_")}
     return sha256(json.dumps(values, sort_keys=True, default=str))
 
 
@@ -114,8 +111,8 @@ def _find(name: str | Path) -> Path:
     return folder
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = read_json(folder / CONFIG)
+def _read_config(folder: Path) -> JsonObject:
+    values = read_json_object(folder / CONFIG)
     lacking = {"host", "host_config", "fusion", "fusion_options", "fusion_source", "layers", "text_channels"} - set(
         values
     )

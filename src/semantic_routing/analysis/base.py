@@ -25,15 +25,15 @@ class Analysis(ABC):
     """
 
     title: ClassVar[str]
-    needs: ClassVar[str]
+    needs: ClassVar[str] = "a fusion"
     """What a model must have, to end a sentence that begins with "needs"."""
     samples: ClassVar[bool] = False
     """Whether images of the prompts are made."""
 
     @classmethod
-    @abstractmethod
     def applies_to(cls, model: "SavedModel") -> bool:
         """Whether the model has what it needs."""
+        return model.fusion is not None
 
     @abstractmethod
     def compute(self, model: "SavedModel") -> Arrays:

@@ -30,13 +30,7 @@ class Overhead(Analysis):
     """Parameters, FLOPs and measured latency of every strategy, relative to `penultimate`."""
 
     title = "Cost of every strategy on this backbone"
-    needs = "a fusion"
     samples = True
-
-    @classmethod
-    def applies_to(cls, model: SavedModel) -> bool:
-        """Models whose blocks cross-attend to a fusion's context, which all strategies share."""
-        return model.fusion is not None
 
     def compute(self, model: SavedModel) -> Arrays:
         """`parameters`, `flops` and `latency` (seconds, by round) over strategies; all read all layers they can."""

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from .weights import SCALE, weight_bar, weight_map
 if TYPE_CHECKING:
     from ..models.attention import CrossAttention, KeyValue
     from ..models.tokens import TextTokens
+    from ..models.transformer import SemanticRoutingTransformer2DModel
     from ..text import TextEncoder
 
 MOST_TOKENS = 40
@@ -35,13 +36,7 @@ class Prompt(Analysis):
     """Cross-attention over the tokens of the first prompt, and the layers that are read for it."""
 
     title = "What each block attends to"
-    needs = "a fusion"
     samples = True
-
-    @classmethod
-    def applies_to(cls, model: SavedModel) -> bool:
-        """Models whose blocks cross-attend to a fusion's context."""
-        return model.fusion is not None
 
     def compute(self, model: SavedModel) -> Arrays:
         """`attention` over flow_time, block and token, a mean over heads and image tokens; and what belongs to it.
@@ -87,7 +82,7 @@ class Prompt(Analysis):
         weights = arrays.get("weights")
         columns = len(maps) + (weights is not None)
         ratios = [2] * len(maps) + [1] * (weights is not None)
-        canvas, axes = panels(1, columns, 3.4, gridspec_kw={"width_ratios": ratios}, sharey=True)
+        canvas, axes = panels(1, columns, 3.4, width_ratios=ratios, sharey=True)
         for place, (name, array) in zip(axes, maps.items(), strict=False):
             mean = array.values.mean(0)[:, :MOST_TOKENS]
             cells = heat_map(place, mean, 0.0, float(mean.max()))
@@ -164,14 +159,16 @@ def word_positions(encoder: "TextEncoder", prompt: str) -> list[int]:
 
 
 @contextmanager
-def record_attention(transformer: Any) -> Iterator[list[Float[Tensor, "batch text_tokens"]]]:
+def record_attention(
+    transformer: "SemanticRoutingTransformer2DModel",
+) -> Iterator[list[Float[Tensor, "batch text_tokens"]]]:
     """Collects, call by call and block by block, what each cross-attention attends to."""
     seen: list[Tensor] = []
 
     def keep(module: "CrossAttention", inputs: "tuple[Tensor, Tensor | KeyValue, TextTokens]") -> None:
         seen.append(attention_weights(module, *inputs))
 
-    hooks = [block.cross_attention.register_forward_pre_hook(keep) for block in transformer.blocks]
+    hooks = [block.get_submodule("cross_attention").register_forward_pre_hook(keep) for block in transformer.blocks]
     try:
         yield seen
     finally:
@@ -180,7 +177,9 @@ def record_attention(transformer: Any) -> Iterator[list[Float[Tensor, "batch tex
 
 
 @contextmanager
-def record_weights(transformer: Any) -> Iterator[dict[int, list[Float[np.ndarray, "blocks text_tokens layers"]]]]:
+def record_weights(
+    transformer: "SemanticRoutingTransformer2DModel",
+) -> Iterator[dict[int, list[Float[np.ndarray, "blocks text_tokens layers"]]]]:
     """Collects the layer weights of the last row of each call, by the block that it was for (0 for all at once)."""
     seen: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
 

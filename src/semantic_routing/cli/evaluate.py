@@ -1,11 +1,11 @@
 """`sroute evaluate`: a command for each registered benchmark, a user's own included."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -13,8 +13,12 @@ from typer.core import TyperCommand, TyperGroup
 from . import information, judge_check
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from ..evaluation import Benchmark
 
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 OTHERS: dict[str, Callable[..., None]] = {"information": information.command, "judge-check": judge_check.command}
 
@@ -110,17 +114,21 @@ def evaluate(
             raise typer.Exit(1)
 
 
-def _own_options(benchmark: Callable[..., Any]) -> Iterator[Parameter]:
+def _own_options(benchmark: "type[Benchmark]") -> Iterator[Parameter]:
     """Options of a constructor; a parameter whose default is a dataclass stands for the options among its fields."""
     hints = get_type_hints(benchmark.__init__, include_extras=True)
     for parameter in inspect.signature(benchmark).parameters.values():
-        if is_dataclass(parameter.default):
+        if _is_settings(parameter.default):
             yield from _fields(parameter.default)
         elif get_origin(hints[parameter.name]) is Annotated:
             yield parameter.replace(annotation=hints[parameter.name])
 
 
-def _fields(values: Any) -> Iterator[Parameter]:
+def _is_settings(value: object) -> TypeGuard["DataclassInstance"]:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _fields(values: "DataclassInstance") -> Iterator[Parameter]:
     """The options among a dataclass's fields, with the values of an instance as defaults."""
     hints = get_type_hints(type(values), include_extras=True)
     for name in (field.name for field in fields(values)):
@@ -128,18 +136,18 @@ def _fields(values: Any) -> Iterator[Parameter]:
             yield Parameter(name, Parameter.KEYWORD_ONLY, default=getattr(values, name), annotation=hints[name])
 
 
-def _choose(benchmark: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+def _choose(benchmark: "type[Benchmark]", options: Mapping[str, object]) -> dict[str, Any]:
     """A constructor's arguments, of all options."""
-    chosen = {}
+    chosen: dict[str, object] = {}
     for name, parameter in inspect.signature(benchmark).parameters.items():
-        if is_dataclass(parameter.default):
+        if _is_settings(parameter.default):
             chosen[name] = _change(parameter.default, options)
         elif name in options:
             chosen[name] = options[name]
     return chosen
 
 
-def _change(values: Any, options: dict[str, Any]) -> Any:
+def _change(values: Settings, options: Mapping[str, object]) -> Settings:
     """A dataclass with those of its fields changed that are among the options."""
     names = [field.name for field in fields(values) if field.name in options]
     return replace(values, **{name: options[name] for name in names})

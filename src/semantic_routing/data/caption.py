@@ -126,8 +126,8 @@ class _Requests:
 def _rows_by_image(images: FolderImages) -> dict[str, list[int]]:
     """Records of each image; one that names no image stands alone, to be counted as broken."""
     rows: dict[str, list[int]] = {}
-    for number, record in enumerate(images.records):
-        name = record.get(images.config.image_key) if isinstance(record, dict) else None
+    for number in range(images.length):
+        name = images.record(number).get(images.config.image_key)
         rows.setdefault(name if isinstance(name, str) else f"record {number}", []).append(number)
     return rows
 
@@ -183,7 +183,7 @@ def _is_start(found: bytes, images: FolderImages, expected: Sequence[bytes]) -> 
 def _lines(images: FolderImages, rows: Sequence[int], text: str) -> list[str]:
     """Records of one image with their new caption; one that was itself kept as the original stays the original."""
     source, lines = images.config, []
-    for record in (images.records[row] for row in rows):
+    for record in map(images.record, rows):
         old = record.get(source.original_text_key) or record.get(source.text_key)
         kept = {source.original_text_key: old} if old else {}
         lines.append(to_line({**record, source.text_key: text, **kept}))

@@ -28,6 +28,9 @@ from .sources import SOURCES, BrokenExampleError, ImageFile, Source, SourceConfi
 MANIFEST = "pack.json"
 BROKEN = "__broken__"  # of a row: why it is none
 
+Members = dict[str, str | bytes]
+"""The files of an example by suffix, and its key."""
+
 
 class PackManifest(BaseModel):
     """What a folder of packed shards holds; two that are equal hold the same."""
@@ -114,13 +117,13 @@ def source_of(name: str) -> SourceConfig | None:
     return None if kind is None else SOURCES.find(kind).model_validate({"source": kind, "path": name})
 
 
-class _Rows(Dataset[dict[str, Any]]):
+class _Rows(Dataset[Members]):
     """The members of each example's files, by suffix."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int) -> Members:
         try:
             _, captions, originals = self.source[number]
             file = self.source.image_file(number)
@@ -143,11 +146,11 @@ def _suffix(file: ImageFile) -> str:
     return kind if kind in IMAGES else "png"
 
 
-def _write(path: Path, rows: DataLoader[dict[str, Any]], broken: BrokenExamples) -> None:
+def _write(path: Path, rows: DataLoader[Members], broken: BrokenExamples) -> None:
     """Writes a shard whole or not at all; the same rows give the same bytes."""
     with whole_file(path) as partial, partial.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
         for row in rows:
             if BROKEN in row:
-                broken.count([row[BROKEN]])
+                broken.count([str(row[BROKEN])])
             else:
                 writer.write(row)

@@ -4,19 +4,23 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jaxtyping import Float
 from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from ..io.files import JsonObject
 from ..io.images import UnreadableImageError, encode_png, image_size, read_image, to_rgb
 from ..io.jsonl import work_key
 from ..io.messages import brief
 from ..io.registry import Registry
 from ..io.section import Section
 from ..scenes import HARD_SKILLS, SKILLS, CaptionPool, Spacing, Wording, render, sample_scene, worded
+
+if TYPE_CHECKING:
+    import datasets
 
 Features = Float[Tensor, "layers text_tokens text_channels"]
 
@@ -230,13 +234,14 @@ class FolderSource(SourceConfig):
         return FolderImages(records, root, self)
 
 
-def _read_records(path: Path) -> list[Any]:
+def _read_records(path: Path) -> list[object]:
     """The records of a JSON list or of JSON lines, which are told apart by the first character."""
     if not path.exists():
         raise FileNotFoundError(f"The data set {path} does not exist.")
     text = path.read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
         records = _parse(text, str(path))
+        assert isinstance(records, list)
     else:
         # Not splitlines(): a string may hold the other separators of Unicode as they are.
         lines = enumerate(text.split("\n"), start=1)
@@ -246,7 +251,7 @@ def _read_records(path: Path) -> list[Any]:
     return records
 
 
-def _check_keys(records: list[Any], keys: Sequence[str], name: str) -> None:
+def _check_keys(records: list[object], keys: Sequence[str], name: str) -> None:
     """Refuses keys that none of the first records has; a record among others that lacks one is broken."""
     seen = list(dict.fromkeys(key for record in records[:FIRST] if isinstance(record, dict) for key in record))
     for key in keys:
@@ -254,7 +259,7 @@ def _check_keys(records: list[Any], keys: Sequence[str], name: str) -> None:
             raise ValueError(f"The records of {name} have no key {brief(key)}: the first ones have {brief(seen)}.")
 
 
-def _parse(text: str, name: str) -> Any:
+def _parse(text: str, name: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -264,7 +269,7 @@ def _parse(text: str, name: str) -> Any:
 class FolderImages(Source):
     """Records and their images, made by `FolderSource.open`."""
 
-    def __init__(self, records: list[Any], root: Path, config: FolderSource) -> None:
+    def __init__(self, records: list[object], root: Path, config: FolderSource) -> None:
         self.records = records
         self.root = root
         self.config = config
@@ -281,10 +286,15 @@ class FolderImages(Source):
         return any(isinstance(record, dict) and record.get(key) for record in self.records)
 
     def __getitem__(self, index: int) -> Example:
-        image, record = self.image(index), self.records[index]
+        image, record = self.image(index), self.record(index)
         captions = read_captions(record.get(self.config.text_key), f"record {index}")
         original = record.get(self.config.original_text_key)
         return Example(image, captions, read_captions(original, f"record {index}") if original else ())
+
+    def record(self, index: int) -> JsonObject:
+        """Record `index`; what is no JSON object has no keys."""
+        record = self.records[index]
+        return record if isinstance(record, dict) else {}
 
     @property
     def identity(self) -> str:
@@ -294,7 +304,7 @@ class FolderImages(Source):
     def picture_size(self, index: int) -> tuple[int, int]:
         """Of the picture of a record, from the head of its file."""
         try:
-            return image_size(self.path(index), self.records[index][self.config.image_key])
+            return image_size(self.path(index), self.record(index)[self.config.image_key])
         except UnreadableImageError as error:
             raise BrokenExampleError(str(error)) from error
 
@@ -307,14 +317,13 @@ class FolderImages(Source):
     def image(self, index: int) -> Image.Image:
         """The image of record `index`, whether or not it has a caption."""
         try:
-            return read_image(self.path(index), self.records[index][self.config.image_key])
+            return read_image(self.path(index), self.record(index)[self.config.image_key])
         except UnreadableImageError as error:
             raise BrokenExampleError(str(error)) from error
 
     def path(self, index: int) -> Path:
         """Where the image of record `index` lies."""
-        record = self.records[index]
-        name = record.get(self.config.image_key) if isinstance(record, dict) else None
+        name = self.record(index).get(self.config.image_key)
         if not isinstance(name, str):
             raise BrokenExampleError(f"record {index}: no image path under {self.config.image_key!r}")
         try:
@@ -326,7 +335,7 @@ class FolderImages(Source):
         return path
 
 
-def read_captions(text: Any, name: str) -> list[str]:
+def read_captions(text: object, name: str) -> list[str]:
     """The captions that a record has under one key; raises `BrokenExampleError` where they are none."""
     captions = [text] if isinstance(text, str) else text
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
@@ -366,7 +375,7 @@ class HuggingFaceSource(SourceConfig):
         return _HuggingFace(dataset.cast_column(self.image_key, datasets.Image(decode=True)), self)
 
 
-def _load_from_disk(path: str) -> Any:
+def _load_from_disk(path: str) -> "datasets.Dataset | datasets.DatasetDict":
     import datasets
 
     try:
@@ -376,7 +385,7 @@ def _load_from_disk(path: str) -> Any:
 
 
 class _HuggingFace(Source):
-    def __init__(self, dataset: Any, config: HuggingFaceSource) -> None:
+    def __init__(self, dataset: "datasets.Dataset", config: HuggingFaceSource) -> None:
         self.dataset = dataset
         self.config = config
 

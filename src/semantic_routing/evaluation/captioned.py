@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ..data import BrokenExampleError, ExampleStream, FolderSource
+from ..io.files import JsonObject
 from ..scenes import Wording, edits, render, sample_scene, worded
 from .result import Tally
 
@@ -102,8 +102,8 @@ def folder_pictures(path: Path, count: int, size: int, tally: Tally) -> list[Cap
     stream, random = ExampleStream(images, size, 0), np.random.default_rng(0)  # it crops at the center
     found: list[CaptionedPicture] = []
     counts: dict[str, int] = {}
-    for index, record in enumerate(images.records):
-        skill = str(record.get("skill", "all")) if isinstance(record, dict) else "all"
+    for index, record in enumerate(map(images.record, range(images.length))):
+        skill = str(record.get("skill", "all"))
         if counts.get(skill, 0) == count:
             continue
         try:
@@ -119,7 +119,7 @@ def folder_pictures(path: Path, count: int, size: int, tally: Tally) -> list[Cap
     return found
 
 
-def _edits(record: Mapping[str, Any], index: int) -> dict[str, str]:
+def _edits(record: JsonObject, index: int) -> dict[str, str]:
     edits = record.get("edits", {})
     if not isinstance(edits, dict) or not all(isinstance(edit, str) for edit in edits.values()):
         raise ValueError(f"Record {index} has edits {edits!r}, not a dictionary of captions by what was changed.")

@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 @BENCHMARKS.register("images")
 class CaptionedImages(Benchmark):
-    """Images: a pipeline's or any folder's, against captions and pictures of yours: CLIP score, FID, KID, CMMD.
+    """CLIP score, FID, KID and CMMD of images, a pipeline's or a folder's, against your captions and pictures.
 
     Args:
         data: JSON list or JSON lines of {"text": caption} and perhaps "image" and "tags".
@@ -62,10 +62,12 @@ class CaptionedImages(Benchmark):
         self,
         data: Annotated[Path, Option(help="JSON or JSONL of {text, image, tags}; image and tags may be left out.")],
         tag_key: Annotated[str, Option(help="Key of a record's tag or tags.")] = "tags",
-        distances: Annotated[str, Option(help="Some of fid,kid,cmmd, or none.")] = "fid,kid,cmmd",
-        clip: Annotated[str, Option(help="CLIP of the CLIP score.")] = "openai/clip-vit-large-patch14",
-        features: Annotated[str, Option(help="Of FID and KID: inception, or an image model's name.")] = "inception",
-        cmmd_clip: Annotated[str, Option(help="CLIP of CMMD.")] = "openai/clip-vit-large-patch14-336",
+        distances: Annotated[str, Option(help="Any of fid,kid,cmmd joined by commas, or none.")] = "fid,kid,cmmd",
+        clip: Annotated[str, Option(help="CLIP model of the CLIP score.")] = "openai/clip-vit-large-patch14",
+        features: Annotated[
+            str, Option(help="Network of FID and KID: inception, or an image model's name.")
+        ] = "inception",
+        cmmd_clip: Annotated[str, Option(help="CLIP model of CMMD.")] = "openai/clip-vit-large-patch14-336",
         least: Annotated[int, Option(min=2, help="Images that a tag must have for distances.")] = 50,
         device: str | None = None,
     ) -> None:
@@ -220,11 +222,13 @@ def read_pairs(path: Path, tag_key: str = "tags") -> list[Pair]:
     from ..data import FolderSource
 
     pairs = []
-    for number, record in enumerate(FolderSource(source="json", path=path).images().records):
-        text = record.get("text") if isinstance(record, dict) else None
+    images = FolderSource(source="json", path=path).images()
+    for number, record in enumerate(map(images.record, range(images.length))):
+        text = record.get("text")
         caption = text[0] if isinstance(text, list) and text else text
         if not isinstance(caption, str):
-            raise ValueError(f"Record {number} of {path} has no caption under 'text': {str(record)[:100]!r}.")
+            seen = str(images.records[number])[:100]
+            raise ValueError(f"Record {number} of {path} has no caption under 'text': {seen!r}.")
         tags = record.get(tag_key, [])
         tags = [tags] if isinstance(tags, str) else tags
         if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags) or OVERALL in tags:

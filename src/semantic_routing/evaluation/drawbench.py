@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from typer import Option
 
@@ -78,7 +78,7 @@ class DrawBench(QuestionBenchmark):
         self,
         prompts: Prompts,
         judge: JudgeOptions = JudgeOptions(),  # noqa: B008
-        encoding: Annotated[Encoding, Option(help="Of images sent to an endpoint.")] = "jpeg95",
+        encoding: Annotated[Encoding, Option(help="Encoding of images sent to an endpoint.")] = "jpeg95",
     ) -> None:
         path = find_prompts(prompts)
         self.listed = read_prompts(path)
@@ -161,7 +161,7 @@ def read_prompts(path: Path) -> list[DrawPrompt]:
     return prompts
 
 
-def _read_json(path: Path) -> list[Any]:
+def _read_json(path: Path) -> list[object]:
     record = read_json(path)
     if isinstance(record, dict):
         return list(record.values())
@@ -170,7 +170,7 @@ def _read_json(path: Path) -> list[Any]:
     return record
 
 
-def _read_jsonl(path: Path) -> list[Any]:
+def _read_jsonl(path: Path) -> list[object]:
     entries = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
@@ -180,12 +180,12 @@ def _read_jsonl(path: Path) -> list[Any]:
     return entries
 
 
-def _read_csv(path: Path) -> list[Any]:
+def _read_csv(path: Path) -> list[object]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
 
 
-def _prompt(entry: Any, where: str) -> DrawPrompt:
+def _prompt(entry: object, where: str) -> DrawPrompt:
     if isinstance(entry, str):
         entry = {"prompt": entry}
     if not isinstance(entry, dict):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BaseImageProcessor, CLIPModel
 
 from ..io.extras import how_to_install
 from ..io.images import read_image
@@ -48,7 +48,7 @@ class Clip:
         self.tokenizer = AutoTokenizer.from_pretrained(name)
 
     @cached_property
-    def processor(self) -> Any:
+    def processor(self) -> BaseImageProcessor:
         """Prepares images."""
         return _image_processor(self.name)
 
@@ -110,7 +110,7 @@ class FrozenNetwork:
         return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
 
 
-def _image_processor(name: str) -> Any:
+def _image_processor(name: str) -> BaseImageProcessor:
     processors: Any = AutoImageProcessor
     # Pillow's, as the models were trained with; the other one needs torchvision.
     return processors.from_pretrained(name, backend="pil")

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +84,7 @@ class Measured:
     picture: CaptionedPicture
     curves: dict[str, Curve]
 
-    def line(self) -> dict[str, Any]:
+    def line(self) -> JsonObject:
         """As written in `results.jsonl`."""
         curves = {name: [round(float(value), 6) for value in curve] for name, curve in self.curves.items()}
         picture = self.picture
@@ -210,7 +209,9 @@ def measures(found: Sequence[Measured]) -> list[Measure]:
             if quantity in measured.curves:
                 by_skill.setdefault(measured.picture.skill, []).append(measured.picture)
 
-        def group(pictures: list[CaptionedPicture], band: Any = None, of: str = quantity) -> tuple[str, ...]:
+        def group(
+            pictures: list[CaptionedPicture], band: tuple[float, float] | None = None, of: str = quantity
+        ) -> tuple[str, ...]:
             return tuple(key_of(picture, of, band) for picture in pictures)
 
         rows += [Measure(skill, (group(pictures),), quantity) for skill, pictures in by_skill.items()]

@@ -249,7 +249,7 @@ def read_result(path: Path) -> Result:
     except FileNotFoundError as error:
         raise ValueError(f"There is no result.json in {path}; score the benchmark first.") from error
     seen = record.pop("format", None) if isinstance(record, dict) else None
-    if seen != FORMAT:
+    if not isinstance(record, dict) or seen != FORMAT:
         raise ValueError(f"{file} has format {seen!r}, not {FORMAT!r}.")
     measures = [
         Measure(

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..fusion.timestep_map import paper_shift
-from ..io.files import JsonObject, read_json, write_json
+from ..io.files import JsonObject, read_json_object, write_json
 from ..io.images import save_image
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
@@ -77,7 +77,7 @@ def with_defaults(sampler: Sampler, pipeline: SemanticRoutingPipeline) -> Sample
 
 def read_sampling(out: Path) -> JsonObject:
     """What `sampling.json` says; nothing where there is none."""
-    return read_json(out / RECORD) if (out / RECORD).is_file() else {}
+    return read_json_object(out / RECORD) if (out / RECORD).is_file() else {}
 
 
 def weights_hash(pipeline: SemanticRoutingPipeline) -> str:

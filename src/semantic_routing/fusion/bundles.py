@@ -1,7 +1,6 @@
 """Groups of layers, one for all blocks and a fixed one for each."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +42,7 @@ class Bundles(TextFusion):
         self.gate = nn.Parameter(torch.zeros(sizes.num_blocks))
 
     @classmethod
-    def layers_read(cls, num_layers: int, num_blocks: int, bundles: Grouping = 3, **options: Any) -> list[int]:
+    def layers_read(cls, num_layers: int, num_blocks: int, bundles: Grouping = 3, **options: object) -> list[int]:
         """The layers of all bundles that some block reads."""
         shared, *others = _bundles(bundles, num_layers)
         return sorted({layer for bundle in (shared, *others) for layer in bundle})

@@ -5,7 +5,6 @@ when it is built into a transformer. So a fusion that is built for exactly as ma
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -69,7 +68,7 @@ class ChosenLayers(TextFusion):
         self.positions = choose_layers(layers, sizes.num_layers)
 
     @classmethod
-    def layers_read(cls, num_layers: int, num_blocks: int, layers: Layers = "all", **options: Any) -> list[int]:
+    def layers_read(cls, num_layers: int, num_blocks: int, layers: Layers = "all", **options: object) -> list[int]:
         """The chosen layers."""
         return sorted(set(choose_layers(layers, num_layers)))
 

@@ -1,7 +1,5 @@
 """Layers side by side in channels, as most systems with several layers do."""
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,7 +24,7 @@ class Concat(ChosenLayers):
         super().__init__(sizes, layers)
 
     @classmethod
-    def layers_read(cls, num_layers: int, num_blocks: int, layers: Layers = 3, **options: Any) -> list[int]:
+    def layers_read(cls, num_layers: int, num_blocks: int, layers: Layers = 3, **options: object) -> list[int]:
         """The chosen layers."""
         return super().layers_read(num_layers, num_blocks, layers)
 

@@ -202,7 +202,7 @@ class TextFusion(nn.Module):
 FUSIONS: Registry[type[TextFusion]] = Registry("fusion strategy")
 
 
-def make_fusion(strategy: str, kind: type[TextFusion], sizes: FusionSizes, options: Mapping[str, Any]) -> TextFusion:
+def make_fusion(strategy: str, kind: type[TextFusion], sizes: FusionSizes, options: Mapping[str, object]) -> TextFusion:
     """A fusion of class `kind`, which is registered as `strategy`.
 
     Raises:

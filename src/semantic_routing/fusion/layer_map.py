@@ -1,7 +1,6 @@
 """A fixed layer for each block."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class LayerMap(RoutedFusion):
 
     @classmethod
     def layers_read(
-        cls, num_layers: int, num_blocks: int, layers: Sequence[int] | None = None, **options: Any
+        cls, num_layers: int, num_blocks: int, layers: Sequence[int] | None = None, **options: object
     ) -> list[int]:
         """The layers that some block reads."""
         return sorted(set(_layer_of_block(layers, num_layers, num_blocks)))

@@ -11,7 +11,7 @@ and a control, scaled-time, z = g_d(φ(1000 t)).
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,7 +32,7 @@ class RoutedFusion(TextFusion):
 
     layer_axes: ClassVar[dict[str, int]] = {}
 
-    def __init__(self, sizes: FusionSizes, **options: Any) -> None:
+    def __init__(self, sizes: FusionSizes, **options: object) -> None:
         super().__init__(sizes)
         self.options = options
 
@@ -95,7 +95,7 @@ class Penultimate(RoutedFusion):
         super().__init__(sizes)
 
     @classmethod
-    def layers_read(cls, num_layers: int, num_blocks: int, **options: Any) -> list[int]:
+    def layers_read(cls, num_layers: int, num_blocks: int, **options: object) -> list[int]:
         """The one layer before the last."""
         return [max(num_layers - 2, 0)]
 

@@ -1,7 +1,5 @@
 """A fusion by its name, for somebody's own diffusion model."""
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -33,7 +31,7 @@ class SemanticRouter(nn.Module):
         text_channels: int | None = None,
         state_channels: int | None = None,
         num_heads: int | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         super().__init__()
         sizes = FusionSizes(num_layers, num_blocks, text_channels, state_channels, num_heads)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from diffusers.configuration_utils import FrozenDict
+
 from ..fusion.gate import TIME_CHANNELS
 from ..io.files import JsonObject
 from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
@@ -270,7 +272,7 @@ def _refuse_unsupported(kind: str, config: JsonObject, text: JsonObject) -> None
             raise ValueError(f"The reference checkpoint was made with {what}, which our models do not do.")
 
 
-def _what_is_known(ours: Any, fused: bool) -> JsonObject:
+def _what_is_known(ours: FrozenDict, fused: bool) -> JsonObject:
     """What a transformer alone tells of its language model's configuration."""
     known = {
         "num_attention_heads": ours.num_attention_heads,
@@ -284,7 +286,7 @@ def _what_is_known(ours: Any, fused: bool) -> JsonObject:
     return known | ({"rope_theta": ours.rope_base} if fused else {"hidden_size": ours.text_channels})
 
 
-def _refuse_foreign(ours: Any, kind: str, base: JsonObject) -> None:
+def _refuse_foreign(ours: FrozenDict, kind: str, base: JsonObject) -> None:
     """The reference's code takes these from the class or the language model and cannot be told otherwise."""
     heads = (ours.num_attention_heads, ours.num_key_value_heads, ours.attention_head_dim)
     comparisons = {
@@ -302,7 +304,7 @@ def _refuse_foreign(ours: Any, kind: str, base: JsonObject) -> None:
             raise ValueError(f"The reference's {kind} cannot hold this model: {what} is {seen}, there it is {wanted}.")
 
 
-def _hidden_state_index(ours: Any, base: JsonObject, layers: list[int] | None) -> int:
+def _hidden_state_index(ours: FrozenDict, base: JsonObject, layers: list[int] | None) -> int:
     """Where a single layer lies, counted from the end of all hidden states."""
     if ours.num_text_layers > 1:
         return -1

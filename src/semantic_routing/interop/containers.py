@@ -1,6 +1,5 @@
 """Finds and reads the files of a reference checkpoint: a training folder, a weights file, or an exported pipeline."""
 
-import json
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..io.files import JsonObject
+from ..io.files import JsonObject, read_json_object
 
 Weights = Literal["ema", "raw"]
 
@@ -84,21 +83,6 @@ def find_raw_weights(folder: Path) -> Path:
     return _find_weights(folder, "raw")
 
 
-def read_json(file: Path) -> JsonObject:
-    """A JSON object.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {type(values).__name__}, not an object.")
-    return values
-
-
 def _find_weights(folder: Path, weights: Weights | None) -> Path:
     """The file of weights in a folder; DeepSpeed's lies one folder deeper."""
     names = {"ema": AVERAGED, "raw": RAW, None: (*AVERAGED, *RAW)}[weights]
@@ -116,7 +100,7 @@ def _find_weights(folder: Path, weights: Weights | None) -> Path:
 def _find_config(file: Path) -> JsonObject:
     for folder in (file.parent, file.parent.parent):
         if (folder / "config.json").is_file():
-            config = read_json(folder / "config.json")
+            config = read_json_object(folder / "config.json")
             if "_class_name" in config and "base_config" not in config:
                 raise ValueError(f"{folder} is a {config['_class_name']} of ours; for the way back use --to-reference.")
             return config
@@ -125,7 +109,7 @@ def _find_config(file: Path) -> JsonObject:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(read_json(index)["weight_map"].values())):
+    for name in sorted(set(read_json_object(index)["weight_map"].values())):
         tensors.update(load_file(index.parent / name))
     return tensors
 

@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ..io.files import JsonObject, whole_folder
+from ..io.files import JsonObject, read_json_object, whole_folder
 from ..models import MODELS, DiffusionTransformer2DModel, FuseDiTTransformer2DModel
 from ..pipelines import SemanticRoutingPipeline
 from ..text import load_language_model, load_tokenizer
 from ..text.loading import load_language_model_config
 from ..text.places import silent
 from .constants import INSTRUCTION, MAX_LENGTH, SCHEDULER_SHIFT, Description, describe, reference_config
-from .containers import Checkpoint, Weights, find_raw_weights, read_checkpoint, read_json, read_weights
+from .containers import Checkpoint, Weights, find_raw_weights, read_checkpoint, read_weights
 from .layout import LANGUAGE_MODEL_PREFIX, from_reference, to_reference
 
 # Beside a converted transformer: the reference's configuration, and what the pipeline needs to know beyond it.
@@ -120,7 +120,7 @@ def convert_to_reference(source: Path, out: Path, transformer_only: bool = False
             )
         tensors |= _language_model_tensors(pipeline)
     if (folder / RECORD).is_file():
-        config = read_json(folder / RECORD)["config"]
+        config = read_json_object(folder / RECORD)["config"]
     else:
         layers = None if pipeline is None or text is None else _layers_of(pipeline, transformer, text)
         config = reference_config(transformer, None if text is None else _plain(text), layers)
@@ -235,7 +235,7 @@ def _empty(folder: Path) -> DiffusionTransformer2DModel:
     """The transformer of a model folder of ours, without weights."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is neither a pipeline nor a transformer: it has no config.json.")
-    config = read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     classes = {model.__name__: model for model in MODELS.values()}
     name = config.get("_class_name")
     if name not in classes:
@@ -247,12 +247,12 @@ def _empty(folder: Path) -> DiffusionTransformer2DModel:
 def _text_of(pipeline: Path) -> PreTrainedConfig:
     """The `transformers` configuration of a pipeline's language model, copied or named."""
     copied = pipeline / "text_encoder"
-    name = str(copied) if copied.is_dir() else read_json(pipeline / "model_index.json")["text_model"]
+    name = str(copied) if copied.is_dir() else read_json_object(pipeline / "model_index.json")["text_model"]
     return load_language_model_config(name)
 
 
 def _layers_of(pipeline: Path, transformer: DiffusionTransformer2DModel, text: PreTrainedConfig) -> list[int]:
-    layers = read_json(pipeline / "model_index.json")["text_layers"]
+    layers = read_json_object(pipeline / "model_index.json")["text_layers"]
     return list(transformer.prompt_encoder_class.resolve(layers, text))
 
 
@@ -265,6 +265,6 @@ def _plain(text: PreTrainedConfig) -> JsonObject:
 
 def _language_model_tensors(pipeline: Path) -> dict[str, Tensor]:
     copied = pipeline / "text_encoder"
-    name = str(copied) if copied.is_dir() else read_json(pipeline / "model_index.json")["text_model"]
+    name = str(copied) if copied.is_dir() else read_json_object(pipeline / "model_index.json")["text_model"]
     model = _load_text_encoder(name)
     return {LANGUAGE_MODEL_PREFIX + key: tensor for key, tensor in model.state_dict().items()}

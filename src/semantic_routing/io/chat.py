@@ -40,7 +40,7 @@ class Request(NamedTuple):
 
     key: Hashable
     messages: Messages
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, object] = MappingProxyType({})
 
 
 class Reply(NamedTuple):
@@ -145,7 +145,7 @@ class ChatClient:
             await self._client.close()
             del self._client
 
-    def complete(self, messages: Messages, **options: Any) -> JsonObject:
+    def complete(self, messages: Messages, **options: object) -> JsonObject:
         """One request, repeated after growing pauses while its failure may pass; returns the reply's JSON.
 
         Args:
@@ -176,7 +176,7 @@ class ChatClient:
             for future in running:
                 future.cancel()
 
-    def _submit(self, task: Coroutine[Any, Any, Result]) -> Future[Result]:
+    def _submit(self, task: Coroutine[object, object, Result]) -> Future[Result]:
         return asyncio.run_coroutine_threadsafe(task, self._loop)
 
     async def _answer(self, request: Request) -> Reply:
@@ -185,7 +185,7 @@ class ChatClient:
         except EndpointError as error:
             return Reply(request.key, error=error)
 
-    async def _complete(self, messages: Messages, options: Mapping[str, Any]) -> JsonObject:
+    async def _complete(self, messages: Messages, options: Mapping[str, object]) -> JsonObject:
         payload = {"model": self.model, "messages": messages, **options}
         headers = {} if self.api_key else {"Authorization": openai.omit}
         try:
@@ -239,9 +239,10 @@ def user_message(text: str, *images: Image.Image, image_format: str = "PNG") -> 
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
-def image_url(image: Image.Image, image_format: str = "PNG", **options: Any) -> str:
-    """An image as a data address; `options` are Pillow's for saving in that format."""
+def image_url(image: Image.Image, image_format: str = "PNG", quality: int | None = None) -> str:
+    """An image as a data address; `quality` is of JPEG, 1 to 95, and None is Pillow's own."""
     buffer = io.BytesIO()
+    options = {} if quality is None else {"quality": quality}
     image.convert("RGB").save(buffer, image_format, **options)
     return f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 

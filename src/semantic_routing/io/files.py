@@ -73,7 +73,7 @@ def write_json(path: Path, value: object) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:

@@ -1,14 +1,13 @@
 """A part of a config: typed keys, and mistakes that are named by the key's path."""
 
-from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from collections.abc import Collection, Iterator
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from .files import JsonObject
 from .messages import brief
-from .registry import Registry
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -27,10 +26,10 @@ AnySection = TypeVar("AnySection", bound=Section)
 class Registered:
     """Of a field: a name of `registry`, which is asked each time a config is checked or its schema is made."""
 
-    def __init__(self, registry: Registry[Any]) -> None:
+    def __init__(self, registry: Collection[str]) -> None:
         self.registry = registry
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonObject:
@@ -61,7 +60,7 @@ def check_section(section: type[AnySection], values: object, name: str) -> AnySe
         raise ValueError(f"{name}: " + "; ".join(mistakes[:MOST_MISTAKES] + more)) from error
 
 
-def _describe(error: Any, values: object) -> str:
+def _describe(error: ErrorDetails, values: object) -> str:
     where = ".".join(part if len(part) < 80 else brief(part) for part in _key_path(error["loc"], values))
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("missing", "extra_forbidden"):

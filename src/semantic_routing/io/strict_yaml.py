@@ -1,7 +1,5 @@
 """YAML for configs: a key that is named twice and a text that grows without bound are errors."""
 
-from typing import Any
-
 import yaml
 
 from .messages import brief
@@ -11,7 +9,7 @@ MAX_VALUES = 100_000
 """Of a text, once all its aliases are expanded."""
 
 
-def parse_yaml(text: str, name: str) -> Any:
+def parse_yaml(text: str, name: str) -> object:
     """The value that a YAML text stands for.
 
     Args:

@@ -1,9 +1,10 @@
 """What the diffusion transformers have in common: everything but where text enters."""
 
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
+from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
@@ -48,6 +49,19 @@ class TextContext(NamedTuple):
         return [self.rows(part) for part in torch.arange(len(key), device=key.device).chunk(count, dim)]
 
 
+class BlockOptions(TypedDict):
+    """What blocks of all kinds are made with."""
+
+    channels: int
+    num_heads: int
+    num_key_value_heads: int
+    head_channels: int
+    mlp_ratio: float
+    modulation: type[nn.Module]
+    sandwich_norm: bool
+    norm_eps: float
+
+
 @runtime_checkable
 class ContextOfState(Protocol):
     """Text whose context depends on the image: each block's is made when the block is reached."""
@@ -83,7 +97,7 @@ class DiffusionTransformer2DModel(
 
     @classmethod
     def layers_read(
-        cls, layers: list[int], num_blocks: int, strategy: str | None, fusion_options: dict[str, Any] | None = None
+        cls, layers: list[int], num_blocks: int, strategy: str | None, fusion_options: Mapping[str, object]
     ) -> list[int]:
         """Which of the language model's chosen layers can reach a block: the others need not be delivered."""
         return layers
@@ -103,8 +117,8 @@ class DiffusionTransformer2DModel(
         )
         self.time_embedder = TIMESTEP_CONDITIONINGS.find(config.timestep_conditioning)(config.hidden_size)
 
-    def _block_options(self) -> dict[str, Any]:
-        """What blocks of all kinds are made with."""
+    def _block_options(self) -> BlockOptions:
+        """Of this configuration."""
         config = self.config
         return {
             "channels": config.hidden_size,
@@ -236,7 +250,7 @@ class DiffusionTransformer2DModel(
         return patches
 
 
-def check_sizes(config: Any) -> None:
+def check_sizes(config: FrozenDict) -> None:
     """Refuses a configuration whose numbers do not go together, with a sentence that says which."""
     if config.timestep_conditioning not in TIMESTEP_CONDITIONINGS:
         known = ", ".join(TIMESTEP_CONDITIONINGS)

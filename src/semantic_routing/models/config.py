@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from ..flow import Prediction
 from ..fusion import FUSIONS
+from ..io.files import JsonObject
 from ..io.precision import AutoDtype
 from ..io.section import Registered, Section
 from . import MODELS
@@ -65,7 +66,7 @@ class ModelConfig(Section):
             )
         return self
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """What the transformer's class takes of this section."""
         optional = ("strategy", "fusion_options", "context_channels")
         return self.model_dump(exclude={"kind", *(key for key in optional if not getattr(self, key))})

@@ -1,9 +1,7 @@
 """Between images and what the DiT denoises: latents of an autoencoder, or the images themselves where there is none."""
 
-from typing import Any
-
 import torch
-from diffusers import AutoencoderDC
+from diffusers import AutoencoderDC, AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
@@ -42,7 +40,7 @@ class LatentCodec:
         vae: an `AutoencoderKL` or `AutoencoderDC`, or None to denoise pixels.
     """
 
-    def __init__(self, vae: Any | None = None) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC | None = None) -> None:
         self.vae = vae
 
     @property

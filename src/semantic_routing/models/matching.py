@@ -1,7 +1,6 @@
 """Models of different fusion strategies with equally many parameters."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -9,7 +8,9 @@ from .flops import count_parameters
 from .transformer import SemanticRoutingTransformer2DModel
 
 
-def matched_width(strategy: str, parameters: int, fusion_options: Mapping[str, Any] | None = None, **sizes: Any) -> int:
+def matched_width(
+    strategy: str, parameters: int, fusion_options: Mapping[str, object] | None = None, **sizes: object
+) -> int:
     """The `context_channels` at which a transformer has as nearly as can be `parameters`.
 
     They are the dial because they touch what a fusion feeds and nothing else: the context embedder and the projections

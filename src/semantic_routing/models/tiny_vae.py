@@ -1,12 +1,10 @@
 """A tiny random autoencoder, to try things in seconds and without a network."""
 
-from typing import Any
-
 import torch
 from diffusers import AutoencoderKL
 
 
-def tiny_vae(seed: int = 0) -> Any:
+def tiny_vae(seed: int = 0) -> AutoencoderKL:
     """An `AutoencoderKL` of 4 latent channels, 2 pixels a latent pixel, with a shift like SD3's."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

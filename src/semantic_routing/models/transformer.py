@@ -1,6 +1,7 @@
 """The diffusion transformer with semantic routing (paper, sections 3 and 4.1)."""
 
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -114,7 +115,7 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         rope_base: float = 10000.0,
         sandwich_norm: bool = False,
         norm_eps: float = 1e-6,
-        fusion_options: dict[str, Any] | None = None,
+        fusion_options: Mapping[str, object] | None = None,
         fusion_source: str | None = None,
         context_channels: int | None = None,
     ) -> None:
@@ -135,10 +136,10 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
 
     @classmethod
     def layers_read(
-        cls, layers: list[int], num_blocks: int, strategy: str | None, fusion_options: dict[str, Any] | None = None
+        cls, layers: list[int], num_blocks: int, strategy: str | None, fusion_options: Mapping[str, object]
     ) -> list[int]:
         """The layers that the fusion can read."""
-        read = FUSIONS.find(str(strategy)).layers_read(len(layers), num_blocks, **fusion_options or {})
+        read = FUSIONS.find(str(strategy)).layers_read(len(layers), num_blocks, **fusion_options)
         return [layers[index] for index in read]
 
     @property

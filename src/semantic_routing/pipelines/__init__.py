@@ -1,7 +1,7 @@
 """`diffusers` pipelines; sampling lives here and nowhere else."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .image_to_image import SemanticRoutingImg2ImgPipeline
@@ -12,7 +12,7 @@ __all__ = ["SemanticRoutingImg2ImgPipeline", "SemanticRoutingPipeline"]
 _MODULES = {"SemanticRoutingImg2ImgPipeline": "image_to_image", "SemanticRoutingPipeline": "semantic_routing"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """A pipeline, when it is asked for: what reads a pipeline's small files alone needs no `diffusers`."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,8 @@
 """Prompts in, image files out."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -108,7 +107,7 @@ def generate_files(
 
 
 def describe_settings(
-    pipeline: SemanticRoutingPipeline, name: str, size: tuple[int, int], others: dict[str, Any]
+    pipeline: SemanticRoutingPipeline, name: str, size: tuple[int, int], others: Mapping[str, object]
 ) -> dict[str, str]:
     """The settings of the pipeline's last call as PNG texts: `settings` is JSON.
 

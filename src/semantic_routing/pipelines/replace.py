@@ -1,9 +1,9 @@
 """A pipeline with another fusion on the same backbone."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
+from transformers import PreTrainedModel
 
 from ..fusion import FUSIONS, TextFusion
 from ..fusion.saved import fusion_sizes
@@ -15,8 +15,8 @@ def replace_fusion(
     pipeline: SemanticRoutingPipeline,
     fusion: TextFusion,
     text_layers: Sequence[int],
-    text_encoder: Any | None = None,
-    **config: Any,
+    text_encoder: PreTrainedModel | None = None,
+    **config: object,
 ) -> SemanticRoutingPipeline:
     """A pipeline that reads `text_layers` through `fusion`, and shares all other weights with `pipeline`.
 
@@ -46,7 +46,7 @@ def replace_fusion(
 
 
 def with_strategy(
-    pipeline: SemanticRoutingPipeline, strategy: str, fusion_options: dict[str, Any] | None = None
+    pipeline: SemanticRoutingPipeline, strategy: str, fusion_options: Mapping[str, object] | None = None
 ) -> SemanticRoutingPipeline:
     """A pipeline of another strategy, untrained, that reads all layers that it can of the same language model.
 

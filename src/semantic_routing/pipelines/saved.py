@@ -8,7 +8,7 @@ from safetensors import safe_open
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
 from ..fusion.saved import ADAPTER_CONFIG, ADAPTER_WEIGHTS, current_name, find_fusion, fusion_sizes
-from ..io.files import JsonObject, read_json, read_json_object
+from ..io.files import JsonObject, read_json_object
 from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline
 from ..io.strict_yaml import parse_yaml
@@ -95,7 +95,7 @@ def find_pipeline(name: str) -> PipelineFiles:
 
 def _adapter_files(name: str, folder: Path) -> PipelineFiles:
     """What the files of an adapter say, in the words of a pipeline's."""
-    values = read_json(folder / ADAPTER_CONFIG)
+    values = read_json_object(folder / ADAPTER_CONFIG)
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         blocks = len(file.get_tensor("gain"))
     transformer = {

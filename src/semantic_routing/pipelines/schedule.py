@@ -2,15 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 
 # Of a pipeline that does not say (paper, section 4.1).
 PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
 
 
-def check_scheduler(scheduler: Any) -> None:
+def check_scheduler(scheduler: SchedulerMixin) -> None:
     """Refuses a scheduler that does not follow a flow's velocity.
 
     Raises:
@@ -23,7 +23,7 @@ def check_scheduler(scheduler: Any) -> None:
         )
 
 
-def follows_flow(scheduler: Any) -> bool:
+def follows_flow(scheduler: SchedulerMixin) -> bool:
     """Whether a scheduler takes a model's output for a flow's velocity."""
     config = scheduler.config
     if type(scheduler).__name__.startswith("FlowMatch"):
@@ -36,7 +36,7 @@ def accepts(function: Callable[..., object], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def set_steps(scheduler: Any, steps: int, sigmas: Sequence[float] | None, device: torch.device) -> None:
+def set_steps(scheduler: SchedulerMixin, steps: int, sigmas: Sequence[float] | None, device: torch.device) -> None:
     """Sets the timesteps of a scheduler: `steps` of its own, or at noise levels `sigmas`.
 
     Raises:

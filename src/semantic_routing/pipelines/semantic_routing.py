@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import CogView4LoraLoaderMixin
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..flow import guide, velocity
 from ..fusion import LayerGains, gains_of
@@ -33,7 +34,7 @@ from .card import write_card
 from .sampled_text import SampledText, given_features
 from .schedule import PAPER_GUIDANCE, PAPER_STEPS, accepts, check_scheduler, set_steps
 
-StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+StepCallback = Callable[["SemanticRoutingPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -79,9 +80,9 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
     def __init__(
         self,
         transformer: SemanticRoutingTransformer2DModel | FuseDiTTransformer2DModel,
-        scheduler: Any,
-        text_encoder: Any | None = None,
-        tokenizer: Any | None = None,
+        scheduler: SchedulerMixin,
+        text_encoder: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         vae: AutoencoderKL | None = None,
         text_model: str | None = None,
         text_layers: str | int | Sequence[int] = "all",
@@ -103,15 +104,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             "max_length": max_length,
             "last_layer": last_layer,
         }
-        if text_encoder is not None:
-            if tokenizer is None:
-                raise ValueError("The pipeline has a text_encoder but no tokenizer to go with it.")
-            encoder = transformer.prompt_encoder_class(text_encoder, tokenizer, **reading)
-        elif text_model is not None:
-            encoder = transformer.prompt_encoder_class.load(text_model, transformer.dtype, **reading)
-        else:
-            raise ValueError("The pipeline needs a text_encoder, or a text_model that names one; both are None.")
-        check_text_encoder(encoder, transformer)
+        encoder = _prompt_encoder(transformer, text_encoder, tokenizer, text_model, reading)
         self.register_modules(
             transformer=transformer,
             scheduler=scheduler,
@@ -169,7 +162,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         return LatentCodec(self.vae)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "SemanticRoutingPipeline":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> "SemanticRoutingPipeline":
         """Opens a saved pipeline by folder or hub name; `demo` is the model that comes with the project."""
         pipeline: SemanticRoutingPipeline = super().from_pretrained(
             resolve_pipeline(str(pretrained_model_name_or_path)), **kwargs
@@ -177,14 +170,14 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         return pipeline
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "SemanticRoutingPipeline":
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> "SemanticRoutingPipeline":
         """A pipeline with the components of another; a language model that was loaded by its name stays a name."""
         made: SemanticRoutingPipeline = super().from_pipe(pipeline, **kwargs)
         named = getattr(pipeline, "_text_encoder_is_named", False)
         made._text_encoder_is_named = named and made.text_encoder is pipeline.text_encoder
         return made
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
         """Saves all components and a model card; a language model that was loaded by its name stays a name."""
         write_text(Path(save_directory) / "pipeline.py", PIPELINE_FILE)
         text = {"text_encoder": self.text_encoder, "tokenizer": self.tokenizer}
@@ -196,7 +189,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             self.register_modules(**text)
         write_card(Path(save_directory))
 
-    def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    def _upload_folder(self, working_dir: str | Path, repo_id: str, *args: object, **kwargs: object) -> object:
         """What `push_to_hub` of `diffusers` ends with; its placeholder for a model card is replaced by ours."""
         write_card(Path(working_dir), repo_id)
         return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
@@ -481,6 +474,26 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
 
 # Where `DiffusionPipeline.from_pretrained` looks for the class that a folder names.
 diffusers.SemanticRoutingPipeline = SemanticRoutingPipeline
+
+
+def _prompt_encoder(
+    transformer: DiffusionTransformer2DModel,
+    text_encoder: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    text_model: str | None,
+    reading: Reading,
+) -> TextEncoder:
+    """The language model that a pipeline is given, or else loads by its name."""
+    if text_encoder is not None:
+        if tokenizer is None:
+            raise ValueError("The pipeline has a text_encoder but no tokenizer to go with it.")
+        encoder = transformer.prompt_encoder_class(text_encoder, tokenizer, **reading)
+    elif text_model is not None:
+        encoder = transformer.prompt_encoder_class.load(text_model, transformer.dtype, **reading)
+    else:
+        raise ValueError("The pipeline needs a text_encoder, or a text_model that names one; both are None.")
+    check_text_encoder(encoder, transformer)
+    return encoder
 
 
 def check_text_encoder(encoder: TextEncoder, transformer: DiffusionTransformer2DModel) -> None:

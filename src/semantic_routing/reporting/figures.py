@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import matplotlib.figure
@@ -22,6 +22,8 @@ MATRIX = "cividis"
 DPI = 200
 WIDTH = 7.2  # inches: a page of print, and with `SCREEN` the width of an HTML page
 SCREEN = 1.25  # a screen is read from further away than paper
+
+Shared = bool | Literal["none", "all", "row", "col"]
 
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -56,10 +58,29 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(rows: int, columns: int, height: float = 2.4, **options: Any) -> tuple[matplotlib.figure.Figure, list[Axes]]:
-    """A canvas of `rows` x `columns` panels in reading order, each `height` inches high, `WIDTH` wide together."""
+def panels(
+    rows: int,
+    columns: int,
+    height: float = 2.4,
+    sharex: Shared = False,
+    sharey: Shared = False,
+    width_ratios: Sequence[float] | None = None,
+    height_ratios: Sequence[float] | None = None,
+) -> tuple[matplotlib.figure.Figure, list[Axes]]:
+    """A canvas of `rows` x `columns` panels in reading order, each `height` inches high, `WIDTH` wide together.
+
+    What panels share and the ratios of their sides are as `matplotlib` has them.
+    """
     canvas = matplotlib.figure.Figure(figsize=(WIDTH, height * rows), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False, **options)
+    grid = canvas.subplots(
+        rows,
+        columns,
+        sharex=sharex,
+        sharey=sharey,
+        squeeze=False,
+        width_ratios=width_ratios,
+        height_ratios=height_ratios,
+    )
     return canvas, list(grid.flat)
 
 

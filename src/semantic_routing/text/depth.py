@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 from accelerate import init_empty_weights
 from torch import Tensor, nn
@@ -13,6 +12,10 @@ PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 # In models of these types what a layer computes depends on how many layers there are.
 WHOLE = ("gemma3n_text", "gemma4_text", "gemma4_unified_text", "minicpm3", "minimax")
+
+
+LayerOutput = Tensor | tuple[Tensor, *tuple[object, ...]]
+"""Hidden states, perhaps the first of several things."""
 
 
 def layer_stack(model: nn.Module, num_hidden_layers: int) -> nn.ModuleList | None:
@@ -106,8 +109,8 @@ def run_layers(model: PreTrainedModel, inputs: dict[str, Tensor], layers: list[i
     return [found[layer] if layer in found else output.hidden_states[layer] for layer in layers]
 
 
-def _keep(found: dict[int, Tensor], layer: int) -> Callable[[nn.Module, object, Tensor | tuple[Any, ...]], None]:
-    def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Any, ...]) -> None:
+def _keep(found: dict[int, Tensor], layer: int) -> Callable[[nn.Module, object, LayerOutput], None]:
+    def hook(module: nn.Module, inputs: object, output: LayerOutput) -> None:
         found[layer] = output if isinstance(output, Tensor) else output[0]
 
     return hook

@@ -1,6 +1,7 @@
 """Loads the part of a Hugging Face checkpoint that reads text, and of that the layers that are read."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from accelerate import init_empty_weights
@@ -21,6 +22,13 @@ from .places import resolve_model, silent
 
 # Where vision-language checkpoints keep their language model, in the spellings that hub checkpoints use.
 LANGUAGE_MODEL_KEYS = {r"^(model\.)?language_model\.(model\.)?": ""}
+
+
+class LoadingReport(TypedDict):
+    """What `from_pretrained` of `transformers` says of the weights, as far as it is read here."""
+
+    missing_keys: set[str]
+    mismatched_keys: set[tuple[str, Sequence[int], Sequence[int]]]
 
 
 def load_language_model_config(name: str) -> PreTrainedConfig:
@@ -90,7 +98,7 @@ def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config if config.is_encoder_decoder else config.get_text_config()
 
 
-def _check(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+def _check(name: str, model: PreTrainedModel, report: LoadingReport) -> None:
     """Refuses weights that would have to be invented, or that are not numbers."""
     # BERT's pooler sits on top of the layers and is not read.
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)

@@ -110,7 +110,7 @@ def build_stream(config: Config, source: Source, sizes: Sizes) -> ExampleStream:
     )
 
 
-def language_model_config(config: TextConfig) -> Any:
+def language_model_config(config: TextConfig) -> PretrainedConfig:
     """The language model's `transformers` configuration: from the config if it says enough, else from the model."""
     given = {"num_hidden_layers": config.num_hidden_layers, "hidden_size": config.hidden_size}
     sizes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -131,7 +131,7 @@ def _latent_sizes(config: VAEConfig | None) -> tuple[int, int]:
         return vae["latent_channels"], 2 ** (len(vae["block_out_channels"]) - 1)
 
 
-def transformer_arguments(config: Config, sizes: Sizes) -> dict[str, Any]:
+def transformer_arguments(config: Config, sizes: Sizes) -> JsonObject:
     """What the transformer's class is called with."""
     return {
         **config.model.arguments(),
@@ -278,7 +278,7 @@ def describe_text(config: Config) -> JsonObject:
     }
 
 
-def describe_vae(config: Config) -> dict[str, Any]:
+def describe_vae(config: Config) -> JsonObject:
     """What latents computed ahead depend on beside the images; loads no weights.
 
     That is a digest of the weights' file, their dtype, the precision that a training step computes in, scaling and
@@ -305,7 +305,7 @@ def _weights_file(config: VAEConfig) -> Path:
     return Path(hf_hub_download(config.model, SAFETENSORS_WEIGHTS_NAME, subfolder=config.subfolder))
 
 
-def _subfolder(config: VAEConfig) -> dict[str, Any]:
+def _subfolder(config: VAEConfig) -> dict[str, str]:
     if config.subfolder is None:
         return {}
     # diffusers overlooks a subfolder that is not there if the folder itself holds a model.

@@ -172,7 +172,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_architecture(checkpoint: Path, built: Mapping[str, Any]) -> None:
+def check_architecture(checkpoint: Path, built: JsonObject) -> None:
     """Refuses a checkpoint of another architecture than `built`, naming the first key that differs."""
     saved = read_state(checkpoint).transformer
     for key, value in built.items():
@@ -182,9 +182,9 @@ def check_architecture(checkpoint: Path, built: Mapping[str, Any]) -> None:
             )
 
 
-def architecture(transformer: DiffusionTransformer2DModel) -> dict[str, Any]:
+def architecture(transformer: DiffusionTransformer2DModel) -> JsonObject:
     """The transformer's configuration, without what `diffusers` keeps for itself and where the fusion is defined."""
-    config: dict[str, Any] = json.loads(transformer.to_json_string())
+    config: JsonObject = json.loads(transformer.to_json_string())
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "fusion_source"}
 
 
@@ -194,7 +194,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     ema: EMAModel,
-    architecture: Mapping[str, Any],
+    architecture: JsonObject,
     run_config: JsonObject,
     is_main: bool,
     keep: int,
@@ -233,7 +233,7 @@ def save_checkpoint(
         paths = [partial / name for name in TENSOR_FILES]
         state = CheckpointState(
             step=step,
-            transformer=dict(architecture),
+            transformer=architecture,
             run=run_config,
             files={path.name: FileMark(size=path.stat().st_size, sha256=_sha256(path)) for path in paths},
         )

@@ -21,7 +21,7 @@ from ..adapters.call import host_call, own_time, runs_backward
 from ..adapters.remember import remember
 from ..adapters.saving import digest
 from ..data import Batch, ExampleStream, Source
-from ..io.files import read_json
+from ..io.files import JsonObject, read_json_object
 from ..models.latents import LatentCodec
 from ..pipelines.schedule import accepts
 from .config import ValidationConfig
@@ -141,7 +141,7 @@ class HostSubject(Subject):
             for module in (*self.host.text_blocks(self.transformer), *self.host.projections(self.transformer)):
                 module.requires_grad_(True)
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> JsonObject:
         """What the trained weights belong to."""
         options = self.config.host.model_dump(mode="json", include={"fusion", "fusion_options", "layers", "lora_rank"})
         host = {"model": type(self.transformer).__name__, "config": digest(self.transformer)}
@@ -214,7 +214,7 @@ class HostSubject(Subject):
             self.transformer.save_pretrained(folder / "model")
 
 
-def load_host(config: HostConfig) -> Any:
+def load_host(config: HostConfig) -> DiffusionPipeline:
     """A host's pipeline, by folder or hub name.
 
     Raises:
@@ -222,8 +222,8 @@ def load_host(config: HostConfig) -> Any:
     """
     index = Path(config.pipeline) / "model_index.json"
     # `diffusers` must be told of a part that was saved as None.
-    saved = read_json(index).items() if index.is_file() else ()
-    absent: dict[str, Any] = {name: None for name, value in saved if value == [None, None]}
+    saved = read_json_object(index) if index.is_file() else {}
+    absent = {name: None for name, value in saved.items() if value == [None, None]}
     try:
         return DiffusionPipeline.from_pretrained(config.pipeline, dtype=getattr(torch, config.dtype), **absent)
     except OSError as error:

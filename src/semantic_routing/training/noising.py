@@ -2,10 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -71,7 +70,7 @@ class DiffusionNoising(Noising):
         scheduler: any of that kind; its betas and its prediction type count.
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: SchedulerMixin) -> None:
         self.scheduler = DDPMScheduler.from_config(scheduler.config)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Float[Tensor, " batch"]:
@@ -93,7 +92,7 @@ class DiffusionNoising(Noising):
         return noise if kind == "epsilon" else latents
 
 
-def make_noising(scheduler: Any, flow: FlowConfig | None) -> Noising:
+def make_noising(scheduler: SchedulerMixin, flow: FlowConfig | None) -> Noising:
     """The way to noise that a scheduler comes back.
 
     Args:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from filelock import FileLock, Timeout
@@ -106,7 +105,7 @@ class Metrics:
         self.first_step = first_step
         write_lines(self.path, filter(self._is_kept, read_lines(self.path)))
 
-    def write(self, **values: Any) -> None:
+    def write(self, **values: object) -> None:
         """Appends a line."""
         append_line(self.path, values)
 

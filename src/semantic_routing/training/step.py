@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Batch
 from ..flow import Prediction, flow_matching_loss, interpolate, loss_weight, sample_timesteps
@@ -15,7 +15,7 @@ from ..text import TextEncoder, TextFeatures
 
 
 def batch_loss(
-    transformer: Any,
+    transformer: nn.Module,
     batch: Batch,
     encoder: TextEncoder | None,
     codec: LatentCodec | PosteriorCodec,
@@ -46,7 +46,8 @@ def batch_loss(
     noise = randn_tensor(latents.shape, generators, device)
     output = transformer(interpolate(latents, noise, timestep), timestep, *text).sample
     losses = flow_matching_loss(output, latents, noise, prediction) * loss_weight(timestep, flow.weight_power)
-    auxiliary = getattr(transformer, "module", transformer).auxiliary_loss()
+    unwrapped: Any = getattr(transformer, "module", transformer)
+    auxiliary = unwrapped.auxiliary_loss()
     return losses if auxiliary is None else losses + auxiliary
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..data import Batch, ExampleStream, Source
+from ..io.files import JsonObject
 from ..text import TextEncoder
 from .build import (
     build_codecs,
@@ -48,7 +49,7 @@ class Subject(ABC):
     """The model of `diffusers` in it, perhaps `module` itself."""
 
     @abstractmethod
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> JsonObject:
         """What a checkpoint must have been made with, to be loaded."""
 
     def initialize(self) -> None:  # noqa: B027 (most have nothing to do)
@@ -126,7 +127,7 @@ class OwnModel(Subject):
         """See `build_stream`."""
         return build_stream(self.config, source, self.sizes)
 
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self) -> JsonObject:
         """The transformer's configuration."""
         return architecture(self.transformer)
 

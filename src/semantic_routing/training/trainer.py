@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -189,11 +190,12 @@ class Trainer:
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         # Together: sharding gives the model new parameters, which the optimizer must hold in place of the old.
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.subject.module, self.optimizer)
-        for module in self.model.modules():
+        wrapped: nn.Module = self.model
+        for module in wrapped.modules():
             # Sampling enters sharded modules by these as well, and their weights must be gathered then too.
             for method in ("text_context", "key_value", "state"):
                 if isinstance(module, FSDPModule) and hasattr(module, method):
-                    register_fsdp_forward_method(cast(nn.Module, module), method)
+                    register_fsdp_forward_method(module, method)
         self.schedule = get_scheduler(
             optimizer.schedule,
             self.optimizer,
@@ -404,7 +406,7 @@ class Trainer:
         """SIGTERM and Ctrl-C end the run after the current step; only a second Ctrl-C ends it at once."""
         interrupted: list[float] = []
 
-        def ask_to_stop(number: int, frame: Any) -> None:
+        def ask_to_stop(number: int, frame: FrameType | None) -> None:
             self.stop = self.signaled = True
             if number == signal.SIGINT:
                 # One Ctrl-C comes twice under torchrun: from the terminal, and from torchrun.

@@ -4,13 +4,11 @@ The training loss draws other pictures and other noise levels at each step. Here
 one run, or of two runs, differ by the models alone.
 """
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Batch, BrokenExamples, ExampleStream, LatentsSource, collate
 from ..flow import Prediction, interpolate, velocity
@@ -24,7 +22,7 @@ SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def velocity_errors(
-    transformer: Any,
+    transformer: nn.Module,
     batch: Batch,
     encoder: TextEncoder,
     codec: LatentCodec | PosteriorCodec,
@@ -99,7 +97,7 @@ class ValidationLoss:
         self.dtype = getattr(torch, config.training.precision)
 
     @torch.no_grad()
-    def __call__(self, model: Any) -> dict[str, float]:
+    def __call__(self, model: nn.Module) -> dict[str, float]:
         """The mean over examples and noise levels, and that of each level."""
         accelerator, size = self.accelerator, self.batch_size
         total = torch.zeros(len(SIGMAS), dtype=torch.float64)

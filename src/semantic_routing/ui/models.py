@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
 
 import torch
 from PIL import Image
@@ -92,7 +91,9 @@ class Models:
             ValueError: the pipeline cannot make it.
         """
 
-        def after_step(running: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        def after_step(
+            running: SemanticRoutingPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
             if on_step is not None:
                 on_step(step + 1, running.num_timesteps)
             return {}

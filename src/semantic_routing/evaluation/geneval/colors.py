@@ -54,7 +54,7 @@ class ClipColors:
         ]
         size = self.model.config.vision_config.image_size
         pixels = torch.stack([preprocess(picture, size) for picture in cut]).to(self.device)
-        features = F.normalize(_embedding(self.model.get_image_features(pixel_values=pixels)), dim=-1)
+        features = F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
         # The first of equals, as `argmax` gives.
         return [COLORS[index] for index in (features @ self._text(label).T).argmax(-1).tolist()]
 
@@ -63,10 +63,8 @@ class ClipColors:
         if label not in self._texts:
             sentences = [template.format(color=color, label=label) for color in COLORS for template in TEMPLATES]
             tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(self.device)
-            features = _embedding(
-                self.model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-            )
-            features = F.normalize(features, dim=-1).reshape(len(COLORS), len(TEMPLATES), -1).mean(1)
+            found = self.model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+            features = F.normalize(found.pooler_output, dim=-1).reshape(len(COLORS), len(TEMPLATES), -1).mean(1)
             self._texts[label] = F.normalize(features, dim=-1)
         return self._texts[label]
 
@@ -101,8 +99,3 @@ def preprocess(image: Image.Image, size: int) -> Float[Tensor, "3 size size"]:
     left, top = round((width - size) / 2), round((height - size) / 2)
     pixels = np.array(image.crop((left, top, left + size, top + size)), np.float32) / 255
     return ((torch.from_numpy(pixels) - torch.tensor(MEAN)) / torch.tensor(DEVIATION)).permute(2, 0, 1)
-
-
-def _embedding(output: Any) -> Tensor:
-    """The projected embedding: `transformers` 4 returns the tensor itself."""
-    return output if isinstance(output, Tensor) else output.pooler_output

@@ -1,12 +1,11 @@
 """GenEval's summary of its results file, with the official figures."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from ...io.files import JsonObject
 
 
-def summarize_rows(rows: Iterable[Mapping[str, Any]]) -> JsonObject:
+def summarize_rows(rows: Iterable[JsonObject]) -> JsonObject:
     """The official figures of lines with `tag`, `metadata` and `correct`.
 
     `overall` is the plain mean of the tasks that occur, not the mean over images. A prompt is correct if any of its

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature
 
 from ...io.files import JsonObject
 from .base import Answer, Form, Judge, Question
@@ -75,7 +75,7 @@ class LocalJudge(Judge):
     def _about(self) -> JsonObject:
         return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
 
-    def _inputs(self, question: Question, form: Form) -> Any:
+    def _inputs(self, question: Question, form: Form) -> BatchFeature:
         parts = [{"type": "image"}, {"type": "text", "text": question.text}]
         messages = [{"role": "user", "content": parts if form.image_first else parts[::-1]}]
         prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -83,7 +83,7 @@ class LocalJudge(Judge):
         return inputs.to(self.device, self.model.dtype)
 
     @torch.no_grad()
-    def _first_token(self, inputs: Any) -> Float[Tensor, " vocabulary"]:
+    def _first_token(self, inputs: BatchFeature) -> Float[Tensor, " vocabulary"]:
         """Log-probabilities of the answer's first token.
 
         From the forward pass: what `generate` returns may have been altered by the model's generation settings.
@@ -98,7 +98,7 @@ class LocalJudge(Judge):
         return [(self.processor.tokenizer.decode([index]), float(logs[index])) for index in ordered]
 
     @torch.no_grad()
-    def _write(self, inputs: Any, temperature: float, max_tokens: int) -> str:
+    def _write(self, inputs: BatchFeature, temperature: float, max_tokens: int) -> str:
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, **sampling)[0]
         new = tokens[inputs["input_ids"].shape[1] :]

@@ -14,13 +14,13 @@ def command(
     strategies: Annotated[
         str | None,
         typer.Option(
-            help="Names joined by commas, the baseline first; a config file stands for itself. Default: the paper's "
-            "six and the config's own."
+            help="Strategies or config files, joined by commas, the baseline first. Default: the paper's six and the "
+            "config's own."
         ),
     ] = None,
     primary: Annotated[
         str | None,
-        typer.Option(help="Whose difference from the baseline is the primary contrast; default: depth-wise."),
+        typer.Option(help="Strategy whose difference from the baseline is the primary contrast; default: depth-wise."),
     ] = None,
     match: Annotated[
         Literal["parameters"] | None,
@@ -29,28 +29,30 @@ def command(
             "many parameters as the largest."
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Joined by commas.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds of the trainings, joined by commas.")] = "0,1,2",
     out: Annotated[Path, typer.Option(help="Folder; a second run goes on from what is there.")] = Path("runs/ablation"),
     images_per_prompt: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
-    prompts_per_half: Annotated[int, typer.Option(min=1, max=20, help="Of each skill; 20 is all.")] = 20,
-    skills: Annotated[str, typer.Option(help="Of the scenes benchmark, joined by commas; default: all.")] = "",
+    prompts_per_half: Annotated[
+        int, typer.Option(min=1, max=20, help="Prompts of each half of a skill; 20 is all.")
+    ] = 20,
+    skills: Annotated[str, typer.Option(help="Skills of the Scenes benchmark, joined by commas; default: all.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Euler steps of sampling.")] = 30,
     guidance: Annotated[
         str,
         typer.Option(
-            help="Classifier-free guidance scale. Of several, joined by commas, each model gets the one that does best "
-            "on another list of prompts."
+            help="Classifier-free guidance scale. Of several scales, joined by commas, each model uses the one that "
+            "scores best on a separate list of prompts."
         ),
     ] = "2",
     batch_size: Annotated[int, typer.Option(min=1, help="Images sampled at a time.")] = 64,
     information: Annotated[
-        int, typer.Option(min=0, help="Pictures of each trained skill whose cost in nats is measured; 0: none.")
+        int, typer.Option(min=0, help="Pictures of each trained skill to measure the cost of in nats; 0 measures none.")
     ] = 0,
     scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Sample and score images.")] = True,
     text_pool: Annotated[
         Path | None, typer.Option(help="Folder that keeps features of all prompts and captions.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one a device.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time; default: one per device.")] = None,
 ) -> None:
     """Train, sample and score every strategy with every seed on scenes, and write the paper's tables as one page."""
     from ..experiments.ablation import AblationOptions, default_strategies, make_trials, primary_of, run_ablation

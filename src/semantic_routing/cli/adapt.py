@@ -15,12 +15,12 @@ def command(
     ],
     out: Annotated[Path, typer.Argument(help="The run's folder; what was trained is in it at the end.")],
     overrides: Overrides = None,
-    fusion: Annotated[str, typer.Option(help="Fusion strategy that is put into the host; none puts none.")] = (
+    fusion: Annotated[str, typer.Option(help="Fusion strategy to put into the host; 'none' adds no fusion.")] = (
         "depth-wise"
     ),
-    lora_rank: Annotated[int, typer.Option(min=0, help="Of LoRAs on the host's attention; 0 makes none.")] = 0,
+    lora_rank: Annotated[int, typer.Option(min=0, help="Rank of LoRAs on the host's attention; 0 adds none.")] = 0,
     trained: Annotated[
-        Literal["nothing", "text", "all"], typer.Option(help="What of the host's own weights is trained.")
+        Literal["nothing", "text", "all"], typer.Option(help="Which of the host's own weights to train.")
     ] = "nothing",
     image_size: Annotated[int, typer.Option(min=1, help="Pixels a side.")] = 512,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 1000,

@@ -41,10 +41,12 @@ def command(
     ] = None,
     scales: Annotated[
         list[float] | None,
-        typer.Option(help="More guidance scales for trajectories; can be repeated. 1 always is one."),
+        typer.Option(help="More guidance scales for trajectories; can be repeated. 1 is always included."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Image i starts from noise seed + i.")] = 0,
-    all_blocks: Annotated[bool, typer.Option("--all-blocks", help="Curves for all blocks, not for three.")] = False,
+    all_blocks: Annotated[
+        bool, typer.Option("--all-blocks", help="Draw curves for all blocks, not for three.")
+    ] = False,
     amplitude: Annotated[float, typer.Option(help="A of the paper's eq. 11, in flow time; for 'shift'.")] = 0.01,
     save_map: Annotated[
         Literal["paired", "marginal"] | None,

@@ -17,16 +17,20 @@ def command(
     ] = None,
     image_key: Annotated[str, typer.Option(help="Key of the image's path.")] = "image",
     text_key: Annotated[str, typer.Option(help="Key of the caption.")] = "text",
-    prompt: Annotated[str | None, typer.Option(help="What to ask; default: for one dense paragraph.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Question to the model; default: a request for one dense paragraph.")
+    ] = None,
     image_side: Annotated[int, typer.Option(min=32, help="Longest side in pixels of what is sent.")] = 1024,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a caption.")] = 512,
-    temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 is greedy.")] = 0.2,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.2,
     workers: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 32,
-    retries: Annotated[int, typer.Option(min=0, help="Further tries of a request that failed for now.")] = 5,
+    retries: Annotated[int, typer.Option(min=0, help="Retries of a request after a temporary failure.")] = 5,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one try.")] = 120.0,
-    max_broken: Annotated[float, typer.Option(min=0, max=1, help="Share of broken images past which to stop.")] = 0.01,
+    max_broken: Annotated[
+        float, typer.Option(min=0, max=1, help="Stop when more than this share of images is broken.")
+    ] = 0.01,
     api_key_variable: Annotated[
-        str, typer.Option(help="Environment variable that holds the endpoint's key, if it wants one.")
+        str, typer.Option(help="Environment variable with the endpoint's key, if it needs one.")
     ] = "OPENAI_API_KEY",
 ) -> None:
     """Have a vision-language model caption images densely. Stopped, it goes on where it was when run again."""

@@ -27,7 +27,7 @@ def command(
         typer.Option(help="Which weights of a training folder to take. Default: ema where there are any."),
     ] = None,
     text_encoder: Annotated[
-        str | None, typer.Option(help="Folder or hub name of the language model that the pipeline shall use.")
+        str | None, typer.Option(help="Folder or hub name of the language model that the pipeline uses.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub name of the tokenizer. Default: the language model's.")

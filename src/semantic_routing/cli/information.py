@@ -17,28 +17,28 @@ def command(
     ] = None,
     skills: Annotated[
         str | None,
-        typer.Option(help="Of scenes, joined by commas; default: those of the training, where known."),
+        typer.Option(help="Skills of scenes, joined by commas; default: those of the training, where known."),
     ] = None,
     split: Annotated[
         Literal["train", "unseen", "held-out"],
-        typer.Option(help="Of scenes; training has captions of train alone."),
+        typer.Option(help="Which captions of scenes; training saw those of train alone."),
     ] = "unseen",
-    examples: Annotated[int, typer.Option(min=2, help="Pictures a skill.")] = 256,
+    examples: Annotated[int, typer.Option(min=2, help="Pictures of each skill.")] = 256,
     unconditional: Annotated[
-        bool, typer.Option("--information/--no-information", help="What captions tell, against no caption at all.")
+        bool, typer.Option("--information/--no-information", help="Compare captions with no caption.")
     ] = True,
     edited: Annotated[
-        bool, typer.Option("--heard/--no-heard", help="What tells captions from minimal edits; of scenes.")
+        bool, typer.Option("--heard/--no-heard", help="Compare captions with minimal false edits.")
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise, which is the same for every model.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise, which is the same for every model.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Only print estimates beside exact values, on captions of one object.")
+        bool, typer.Option("--exact", help="Only print estimates beside exact values, for captions of one object.")
     ] = False,
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
-    """Nats that captions are worth to a model, from its denoising errors: no judge, no sampling, no detector."""
+    """Measure, in nats, what captions tell a model. Needs denoising errors alone: no sampling, judge or detector."""
     if exact:
         from ..evaluation.exact_check import check
 

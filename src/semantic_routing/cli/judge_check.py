@@ -14,7 +14,9 @@ def command(
         str | None, typer.Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")
     ] = None,
     judge_revision: Annotated[str | None, typer.Option(help="The judge's revision.")] = None,
-    judge_key: Annotated[str | None, typer.Option(envvar="JUDGE_API_KEY", help="Sent as a bearer token.")] = None,
+    judge_key: Annotated[
+        str | None, typer.Option(envvar="JUDGE_API_KEY", help="Key of the endpoint, sent as a bearer token.")
+    ] = None,
     judge_type: Annotated[str | None, typer.Option(help="endpoint, local, or a registered judge.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 32,
     per_skill: Annotated[int, typer.Option(min=2, help="Statements about pictures of each skill.")] = 32,
@@ -22,7 +24,7 @@ def command(
         "evaluation/judge-check"
     ),
 ) -> None:
-    """How often a vision-language judge is right about pictures of scenes, whose answers are known, by skill."""
+    """Measure how often a vision-language judge is right about pictures of scenes with known answers, by skill."""
     from ..evaluation.judge_check import JudgeCheck, score_check
     from ..evaluation.judges import JudgeOptions
 

@@ -22,9 +22,9 @@ def command(
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Examples a shard.")] = 1000,
     max_broken: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of broken examples past which to stop.")
+        float, typer.Option(min=0, max=1, help="Stop when more than this share of examples is broken.")
     ] = 0.01,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read; 0 reads in this one.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that read; 0 reads in the main process.")] = 0,
 ) -> None:
     """Write images and captions as tar shards (WebDataset), which training reads one after another.
 

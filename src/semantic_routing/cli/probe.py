@@ -19,7 +19,7 @@ def command(
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
-    """Which layer of a language model says what: a linear probe for each claim of a caption, on every layer."""
+    """Find which layers of a language model hold which claims of a caption, with linear probes on every layer."""
     from ..analysis.probe import probe, tables, write
 
     named = [claim.strip() for claim in claims.split(",")] if claims else []

@@ -53,7 +53,9 @@ class GenAIBench(QuestionBenchmark):
         prompts: Prompts,
         skills: Annotated[str | None, Option(help="genai_skills.json; default: only the overall score.")] = None,
         judge: JudgeOptions = JudgeOptions(workers=20),  # noqa: B008
-        question: Annotated[str, Option(help="{} is the prompt; default: the papers' wording.")] = QUESTION,
+        question: Annotated[
+            str, Option(help="Question, in which {} is the prompt; default: the papers' wording.")
+        ] = QUESTION,
         image_first: Annotated[bool, Option("--image-first/--text-first", help="What the judge reads first.")] = True,
         score: Annotated[YesKind, Option(help="What counts as P(yes).")] = "yes_prob",
     ) -> None:

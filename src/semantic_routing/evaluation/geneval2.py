@@ -62,12 +62,12 @@ class Entry(NamedTuple):
 
 @BENCHMARKS.register("geneval2")
 class GenEval2(QuestionBenchmark):
-    """GenEval 2: a vision-language judge answers a question an atom (Soft-TIFA). Needs geneval2_data.jsonl.
+    """GenEval 2: a vision-language judge answers one question per atom (Soft-TIFA). Needs geneval2_data.jsonl.
 
     Args:
         prompts: the prompt file.
         judge: whom to ask.
-        method: soft-tifa asks a question an atom; vqascore asks once whether the image shows the prompt.
+        method: soft-tifa asks one question per atom; vqascore asks once whether the image shows the prompt.
         total: official adds up the first tokens of all accepted texts, so that a token that two of them share counts
             twice; distinct counts it once.
 
@@ -82,9 +82,9 @@ class GenEval2(QuestionBenchmark):
         self,
         prompts: Prompts,
         judge: JudgeOptions = JudgeOptions(workers=32),  # noqa: B008
-        method: Annotated[Method, Option(help="One question an atom, or one about the whole prompt.")] = "soft-tifa",
+        method: Annotated[Method, Option(help="One question per atom, or one about the whole prompt.")] = "soft-tifa",
         total: Annotated[
-            Total, Option("--sum", help="Over the first tokens of all accepted answers, or each token once.")
+            Total, Option("--sum", help="Sum over the first tokens of all accepted answers, or over each token once.")
         ] = "official",
     ) -> None:
         path = find_prompts(prompts)

@@ -46,7 +46,9 @@ class Sampler:
     size: Annotated[int | None, Option(min=1, help="Pixels a side; default: the model's.")] = None
     batch_size: Annotated[int, Option(min=1, help="Images sampled at a time.")] = 16
     dtype: Annotated[Dtype, Option(help="Type of the weights.")] = "float32"
-    device: Annotated[str | None, Option(help="Default: cuda where there is one.")] = None
+    device: Annotated[str | None, Option(help="Where to sample, such as cuda:1. Default: cuda where there is one.")] = (
+        None
+    )
     negative_prompt: str | None = None
     gate_shift: float = 0.0
     text_pool: Path | None = None

@@ -137,17 +137,22 @@ class Scenes(DetectorBenchmark):
     def __init__(
         self,
         skills: Annotated[
-            str | None, Option(help="Only these, joined by commas, hard ones too; default: the fifteen plain ones.")
+            str | None, Option(help="Skills, joined by commas, also hard ones; default: the fifteen plain ones.")
         ] = None,
-        held_out: Annotated[bool, Option("--held-out/--all", help="Only what training never names.")] = False,
+        held_out: Annotated[
+            bool, Option("--held-out/--all", help="Only prompts with combinations that training never names.")
+        ] = False,
         prompts_per_half: Annotated[
-            int, Option(min=1, max=PROMPTS_PER_HALF, help="Of each skill, with trained and with held-out combinations.")
+            int,
+            Option(
+                min=1, max=PROMPTS_PER_HALF, help="Prompts of each half of a skill: trained and held-out combinations."
+            ),
         ] = PROMPTS_PER_HALF,
         tuning: Annotated[
-            bool, Option("--tuning", help="Another list, for choosing settings such as guidance.")
+            bool, Option("--tuning", help="Use another list of prompts, for choosing settings such as guidance.")
         ] = False,
         wording: Annotated[
-            Wording, Option(help="What models read; claims leave nothing to understand and suit those trained so.")
+            Wording, Option(help="Wording of prompts: sentences, or bare claims for models that were trained on them.")
         ] = "sentence",
     ) -> None:
         named = [skill.strip() for skill in skills.split(",")] if skills else []

@@ -116,15 +116,17 @@ class JudgeOptions:
         Option(help="OpenAI-compatible endpoint, e.g. http://localhost:8000/v1. Twice: two judges are compared."),
     ] = None
     judge_revision: Annotated[
-        list[str] | None, Option(help="The judge's revision: loaded, or for an endpoint noted in the result.")
+        list[str] | None, Option(help="The judge's revision; for an endpoint it is only noted in the result.")
     ] = None
-    judge_key: Annotated[str | None, Option(envvar="JUDGE_API_KEY", help="Sent as a bearer token.")] = None
+    judge_key: Annotated[
+        str | None, Option(envvar="JUDGE_API_KEY", help="Key of the endpoint, sent as a bearer token.")
+    ] = None
     judge_check: Annotated[
         bool,
-        Option("--judge-check/--no-judge-check", help="Ask the judge first about pictures whose answers are known."),
+        Option("--judge-check/--no-judge-check", help="First ask the judge about pictures with known answers."),
     ] = True
     workers: Annotated[int, Option(min=1, help="Requests at a time.")] = 16
-    retries: Annotated[int, Option(min=0, help="Tries after the first, with growing pauses.")] = 5
+    retries: Annotated[int, Option(min=0, help="Retries after a temporary failure, with growing pauses.")] = 5
     timeout: Annotated[float, Option(min=0.1, help="Seconds for one try, until the whole reply is there.")] = 120.0
     device: str | None = None
 

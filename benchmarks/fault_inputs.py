@@ -12,11 +12,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from numpy.random import Generator
 from PIL import Image
 
-from semantic_routing.data import BrokenExampleError, FolderSource
+from semantic_routing.data import (
+    BrokenExampleError,
+    FolderSource,
+    LatentsSource,
+    ParquetSource,
+    SourceConfig,
+    WebDatasetSource,
+)
+from semantic_routing.data.shards import INDEX, find_files, index_shards
 from semantic_routing.io.images import UnreadableImageError, read_image
 from semantic_routing.pipelines.loading import load_pipeline
 from semantic_routing.pipelines.saved import find_pipeline, layer_numbers, load_fusion
@@ -64,6 +74,8 @@ class Samples(NamedTuple):
     records: Path
     checkpoint: Path
     pipeline: Path
+    shards: Path
+    latents: Path
 
 
 def damage_bytes(content: bytes, random: Generator) -> tuple[bytes, str]:
@@ -153,6 +165,60 @@ def image_case(samples: Samples, folder: Path, random: Generator) -> Case:
     return Case(f"{kind}: {what}", lambda: read_image(path).getdata())
 
 
+def shards_case(samples: Samples, folder: Path, random: Generator) -> Case:
+    """Tar shards, with their index or without."""
+    place = _copy(samples.shards, folder / "shards")
+    _, what, _ = _damage_file(place, random)
+    if random.random() < 0.5:
+        (place / INDEX).unlink(missing_ok=True)
+
+    def read() -> None:
+        index_shards(find_files([str(place)], "tar"), beside=True)  # which keeps it out of the user's cache
+        _read_source(WebDatasetSource(path=str(place)), samples)
+
+    return Case(what, read)
+
+
+def parquet_case(samples: Samples, folder: Path, random: Generator) -> Case:
+    """A Parquet file of pictures and captions."""
+    path = folder / "rows.parquet"
+    records = [json.loads(line) for line in samples.records.read_text().splitlines()]
+    pictures = [{"bytes": (samples.records.parent / record["image"]).read_bytes()} for record in records]
+    table = pa.table({"image": pictures, "text": [record["text"] for record in records]})
+    pq.write_table(table, path, row_group_size=5, compression=str(random.choice(["none", "snappy"])))
+    content, what = damage_bytes(path.read_bytes(), random)
+    path.write_bytes(content)
+    return Case(what, lambda: _read_source(ParquetSource(path=str(path)), samples))
+
+
+def latents_case(samples: Samples, folder: Path, random: Generator) -> Case:
+    """Latents and features that were computed ahead."""
+    place = _copy(samples.latents, folder / "latents")
+    _, what, damaged = _damage_file(place, random)
+    cut = damaged and any(word in what for word in (": cut", ": empty", ": removed"))
+    return Case(what, lambda: _read_source(LatentsSource(path=place), samples), must_refuse=cut)
+
+
+def _read_source(config: SourceConfig, samples: Samples) -> None:
+    """Reads all examples, and features where there are any; one that is missing must have been named."""
+    source = config.open(16, 0)
+    names, seen = list(source.left_out), 0
+    for number in range(source.length or 0):
+        try:
+            _, captions, originals = source[number]
+            if source.has_features:
+                for caption in ("", *captions, *originals):
+                    source.features(number, caption)
+            seen += 1
+        except BrokenExampleError as error:
+            names.append(str(error))
+    wanted = len(samples.records.read_text().splitlines())
+    if seen < wanted and not names:
+        raise LookupError(f"{seen} of {wanted} examples, and no word of the others")
+    if not seen:
+        raise BrokenExampleError(names[0])
+
+
 def checkpoint_case(samples: Samples, folder: Path, random: Generator) -> Case:
     """A checkpoint that a run shall go on from."""
     place = _copy(samples.checkpoint, folder / samples.checkpoint.name)
@@ -208,6 +274,9 @@ KINDS: dict[str, Callable[[Samples, Path, Generator], Case]] = {
     "configs": config_case,
     "records": records_case,
     "images": image_case,
+    "shards": shards_case,
+    "parquet": parquet_case,
+    "latents": latents_case,
     "checkpoints": checkpoint_case,
     "pipelines": pipeline_case,
 }

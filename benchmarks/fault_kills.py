@@ -1,6 +1,5 @@
 """Jobs that are interrupted at random moments again and again must end as if they had not been."""
 
-import hashlib
 import os
 import signal
 import socket
@@ -13,17 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-
-from semantic_routing.io.jsonl import read_lines
-from semantic_routing.training import train
-from semantic_routing.training.checkpoint import find_checkpoint, list_checkpoints
-from semantic_routing.training.config import Config
-from semantic_routing.training.export import export_pipeline
-from semantic_routing.training.precompute import precompute
 
 Contents = dict[str, str]
 """What a job leaves, by name, as far as it must not depend on interruptions."""
+
+STOPPED = 130
+"""The exit status of a job that says that it stopped before its end, as `sroute` has it after Ctrl-C."""
 
 HOW = ("kill", "kill while it saves", "terminate twice")
 
@@ -69,6 +63,8 @@ def interrupt(job: Job, folder: Path, kills: int, random: np.random.Generator, l
     report = KillReport(job.name)
     began = time.monotonic()
     _attempt(job, folder / "whole", report, limit)
+    if report.faults:
+        return report
     seconds = time.monotonic() - began
     wanted = job.contents(folder / "whole")
     while report.kills < kills and not report.faults:
@@ -119,7 +115,7 @@ def _attempt(
             _send(running, "kill", None)
         time.sleep(0.001)
     ended = codes == [0] * job.processes
-    if not ended and (not sent or (job.processes == 1 and codes[0] > 0)):
+    if not ended and (not sent or (job.processes == 1 and codes[0] > 0 and codes[0] != STOPPED)):
         report.faults.append(f"{folder}: {how if sent else 'left alone'}, it failed with {codes}: {_last_line(log)}")
     return ended and not sent
 
@@ -151,6 +147,8 @@ def _fork(job: Job, folder: Path, rank: int, port: int, log: Path) -> int:
                 os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
             job.work(folder)
             code = 0
+        except KeyboardInterrupt:
+            code = STOPPED
         except BaseException:
             traceback.print_exc(file=file)
         finally:
@@ -160,72 +158,3 @@ def _fork(job: Job, folder: Path, rank: int, port: int, log: Path) -> int:
 
 def _last_line(log: Path) -> str:
     return next(reversed(log.read_text().strip().splitlines()), "no word")
-
-
-def digests(folder: Path) -> Contents:
-    """Of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def training_job(config: Config, processes: int = 1) -> Job:
-    """Training, which goes on from its latest checkpoint."""
-
-    def work(folder: Path) -> None:
-        output = config.training.model_copy(update={"output": folder})
-        train(config.model_copy(update={"training": output}), "latest" if list_checkpoints(folder) else None)
-
-    def lines(folder: Path) -> list[dict[str, object]]:
-        found = read_lines(folder / "metrics.jsonl")
-        return [
-            {key: value for key, value in line.items() if key not in ("images_per_second", "data_wait")}
-            for line in found
-        ]
-
-    def contents(folder: Path) -> Contents:
-        return digests(find_checkpoint(folder, "latest")) | {"metrics": str(lines(folder))}
-
-    def faults(folder: Path, wanted: Contents) -> Iterator[str]:
-        for path in folder.glob("checkpoint-*"):
-            if path.suffix != ".partial":
-                try:
-                    find_checkpoint(folder, path.name)
-                except ValueError as error:
-                    yield f"looks complete: {error}"
-        steps = [line["step"] for line in lines(folder)]
-        if steps != list(range(1, len(steps) + 1)):
-            yield f"{folder} has metrics of the steps {steps}"
-
-    return Job(f"training, {processes} process{'es' * (processes > 1)}", work, contents, faults, processes)
-
-
-def export_job(checkpoint: Path) -> Job:
-    """Making a pipeline of a checkpoint, which begins anew."""
-
-    def work(folder: Path) -> None:
-        if not (folder / "pipeline").exists():
-            export_pipeline(checkpoint, folder / "pipeline")
-
-    return Job("export", work, lambda folder: digests(folder / "pipeline"), _whole_or_not("pipeline"))
-
-
-def precompute_job(config: Config) -> Job:
-    """Computing latents ahead, which goes on with the next shard."""
-
-    def work(folder: Path) -> None:
-        precompute(config, folder, 4, torch.device("cpu"))
-
-    def faults(folder: Path, wanted: Contents) -> Iterator[str]:
-        for name, digest in digests(folder).items():
-            if not name.endswith(".partial") and wanted.get(name) != digest:
-                yield f"{folder / name} is not what an uninterrupted run leaves"
-
-    return Job("precompute", work, digests, faults)
-
-
-def _whole_or_not(name: str) -> Callable[[Path, Contents], Iterator[str]]:
-    def faults(folder: Path, wanted: Contents) -> Iterator[str]:
-        if (folder / name).exists() and digests(folder / name) != wanted:
-            yield f"{folder / name} looks complete and is not"
-
-    return faults

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fault_inputs import Case, _end_of
-from benchmarks.fault_kills import Job, interrupt
-from benchmarks.faults import search
+from benchmarks.fault_inputs import Case, InputReport, _end_of
+from benchmarks.fault_kills import Job, KillReport, interrupt
+from benchmarks.faults import parts
 
 
 def test_a_short_search_finds_no_fault(tmp_path: Path) -> None:
-    killed, damaged = search(tmp_path, kills=2, inputs=40, seed=0)
-    assert [report.kills for report in killed] == [2]
-    assert sum(sum(report.ends.values()) for report in damaged) == 40
-    assert [report.faults for report in (*killed, *damaged)] == [[]] * 6
+    reports = [part.work() for part in parts(tmp_path, kills=2, inputs=31, seed=0)]
+    assert [report.kills for report in reports if isinstance(report, KillReport)] == [2]
+    assert sum(sum(report.ends.values()) for report in reports if isinstance(report, InputReport)) == 31
+    assert [report.faults for report in reports] == [[]] * 9
 
 
 def test_a_job_that_loses_work_is_found(tmp_path: Path) -> None:

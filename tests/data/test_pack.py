@@ -79,6 +79,23 @@ def test_in_parts_by_several_processes_the_files_are_the_same(tmp_path: Path, mo
         pack(config, tmp_path / "parts", 16, shard_size=2)
 
 
+def test_a_folder_has_one_writer_and_is_read_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, out = FolderSource(path=write_images(tmp_path / "set", 7)), tmp_path / "out"
+    write = pack_module._write
+
+    def second(path: Path, *rows: Any) -> None:
+        with pytest.raises(ValueError, match=r"Another sroute pack writes in .*out; wait for its end, or name another"):
+            pack(config, out, 16, shard_size=2)
+        write(path, *rows)
+
+    monkeypatch.setattr(pack_module, "_write", second)
+    pack(config, out, 16, shard_size=2)
+    (out / "shard-00002.tar").unlink()
+    with pytest.raises(ValueError, match=r"out has 3 of 4 shards; run sroute pack again to go on, or name those to"):
+        WebDatasetSource(path=str(out)).open(16, 0)
+    assert WebDatasetSource(path=str(out / "*.tar")).open(16, 0).length == 5
+
+
 def test_broken_pictures_are_left_out_and_too_many_stop_it(tmp_path: Path) -> None:
     path = write_images(tmp_path / "set", 5)
     (path.parent / "images" / "1.png").write_bytes(b"broken")
@@ -162,6 +179,16 @@ def test_mistakes_about_parquet(tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, OSError), match=sentence):
             ParquetSource(path=str(name), text_key=key).open(16, 0)
+
+
+def test_a_row_that_is_no_text_is_broken_and_named(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", 3)
+    texts = pa.array([b"number 0", b"number \xff", b"number 2"]).view(pa.string())
+    pq.write_table(pq.read_table(path).drop(["text"]).append_column("text", texts), path)
+    source = ParquetSource(path=str(path)).open(16, 0)
+    assert source[0].captions == ["number 0"]
+    with pytest.raises(BrokenExampleError, match=r"a.parquet, row group 0, row 1: .*decode byte 0xff"):
+        source[1]
 
 
 def test_a_picture_whose_name_says_no_format_gets_the_suffix_of_its_own(tmp_path: Path) -> None:

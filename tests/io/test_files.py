@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from semantic_routing.io import files
 from semantic_routing.io.files import read_json, whole_file, whole_folder, write_json, write_text
@@ -55,6 +57,15 @@ def test_everything_is_on_disk_before_it_gets_its_name(tmp_path: Path, monkeypat
         (partial / "inner").mkdir()
         (partial / "inner" / "one.txt").write_text("1")
     assert order == ["sync"] * 3 + ["rename"] + ["sync"]  # the file, both folders; then the folder that has the name
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("full")])
+def test_what_a_full_disk_cut_short_is_named(tmp_path: Path, error: Exception) -> None:
+    for opened in (whole_file, whole_folder):
+        with pytest.raises(OSError, match=rf"{tmp_path}/out cannot be written: ") as caught, opened(tmp_path / "out"):
+            raise error
+        assert str(caught.value).endswith(("device.", "full."))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_json_is_named(tmp_path: Path) -> None:

@@ -164,7 +164,11 @@ def test_in_parts_or_in_one_go_the_files_are_the_same(
     precompute(run(), tmp_path / "parts", 2, CPU)
     assert sum(map(len, encoded)) == 7 - 3 * shards
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
-    assert files(tmp_path / "parts").keys() == {"manifest.json", *(f"shard-0000{n}.safetensors" for n in range(3))}
+    assert files(tmp_path / "parts").keys() == {
+        "lock",
+        "manifest.json",
+        *(f"shard-0000{n}.safetensors" for n in range(3)),
+    }
 
 
 def test_broken_images_are_named_and_too_many_stop_it(

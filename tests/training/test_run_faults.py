@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from semantic_routing.training import DataWorkerError, subject, train, trainer
+from semantic_routing.training import DataWorkerError, TrainingError, subject, train, trainer
 from semantic_routing.training.checkpoint import list_checkpoints
 from semantic_routing.training.config import Config
 
@@ -74,6 +74,29 @@ def test_a_dead_data_worker_costs_no_step(
     last, whole = train(config("killed"), "latest"), train(config("whole"))
     for path in whole.iterdir():
         assert path.read_bytes() == (last / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: 9 bytes"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 9 bytes."),
+        MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback"),
+    ],
+)
+def test_a_lack_of_memory_says_what_helps(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, fail)
+        with pytest.raises(TrainingError, match=r"not enough memory for step 3.*: raise training.gradient_acc"):
+            train(make_config(training={"checkpoint_every": 2}))
+    assert train(make_config(training={"checkpoint_every": 2, "steps": 4}), "latest").name == "checkpoint-00000004"
 
 
 def test_a_run_s_folder_has_one_writer(make_config: MakeConfig) -> None:

@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from .. import __version__
-from ..io.messages import sentence_of
+from ..io.messages import StoppedError, lacks_memory, sentence_of
 from ..io.user_code import import_user_code
 from . import (
     ablate,
@@ -83,7 +83,6 @@ for module in (
     convert,
     ablate,
     caption,
-    pack,
     tiny_models,
     doctor,
 ):
@@ -93,7 +92,10 @@ app.add_typer(config.app, name="config")
 
 
 def main() -> None:
-    """Runs a command. A user's mistake is one sentence and exit code 2; SROUTE_TRACEBACK=1 shows where it arose."""
+    """Runs a command. A user's mistake is one sentence and exit code 2; SROUTE_TRACEBACK=1 shows where it arose.
+
+    What is no mistake, as a loss that is not finite or a lack of memory, is one sentence and exit code 1.
+    """
     console = Console(stderr=True)
     logging.basicConfig(
         level=logging.INFO,
@@ -108,5 +110,15 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("SROUTE_TRACEBACK"):
             raise
-        console.print(Text.assemble(("Error:", "red"), f" {sentence_of(error)}"), soft_wrap=True)
+        _say(console, sentence_of(error))
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("SROUTE_TRACEBACK") or not (isinstance(error, StoppedError) or lacks_memory(error)):
+            raise
+        memory = "" if isinstance(error, StoppedError) else "There is not enough memory: "
+        _say(console, memory + sentence_of(error))
+        sys.exit(1)
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(Text.assemble(("Error:", "red"), f" {sentence}"), soft_wrap=True)

@@ -34,7 +34,7 @@ def command(
 
     Changes to the config come after OUT, such as optimizer.fusion_learning_rate=3e-3 data.source.text_key=caption.
     """
-    from ..training import NonFiniteLossError, adapt, adapt_config
+    from ..training import adapt, adapt_config
 
     own = [
         f"host.fusion={'null' if fusion == 'none' else fusion}",
@@ -45,9 +45,4 @@ def command(
         f"training.batch_size={batch_size}",
     ]
     config = adapt_config(host, data, out, own + (overrides or []))
-    try:
-        run = adapt(config, resume)
-    except NonFiniteLossError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"Trained in {run}.")
+    typer.echo(f"Trained in {adapt(config, resume)}.")

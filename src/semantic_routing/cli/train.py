@@ -42,11 +42,7 @@ def command(
         typer.echo(describe(loaded))
         typer.echo(check_inputs(loaded))
         return
-    from ..training import TrainingError, train
+    from ..training import train
 
-    try:
-        checkpoint = train(loaded, resume, allow_change or [])
-    except TrainingError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
+    checkpoint = train(loaded, resume, allow_change or [])
     typer.echo(f"Last checkpoint: {checkpoint}")

@@ -15,30 +15,41 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from ..io.files import whole_file
 from ..io.jsonl import work_key
-from .parts import ranges, read_manifest_of
+from .parts import Count, ranges, read_manifest_of
 from .sources import SOURCES, BrokenExampleError, Example, Features, Source, SourceConfig
 
 MANIFEST = "manifest.json"
 EMPTY = "empty"
 MOST_OPEN = 16  # shards that a process keeps mapped
 
-# Of an example: its captions and originals, or why it could not be read.
-Record = dict[str, Sequence[str]] | str
+
+class Captions(TypedDict):
+    """Of an example: what it may be called, and what that replaced."""
+
+    captions: Annotated[list[str], Field(min_length=1)]
+    originals: list[str]
+
+
+Record = Captions | str
+"""Of an example: its captions, or why it could not be read."""
+
+_RECORDS = TypeAdapter(list[Record], config=ConfigDict(extra="forbid"))
 
 
 class Manifest(BaseModel):
     """What a folder of latents holds; two that are equal hold the same."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     vae: dict[str, Any] = Field(description="digest of the weights, dtype, scaling and shift")
     image_size: PositiveInt = Field(description="pixels a side")
@@ -47,7 +58,7 @@ class Manifest(BaseModel):
         None, description="digest of the language model, and what is read of it; None: captions without features"
     )
     source: dict[str, Any] = Field(description="the config's data source")
-    examples: PositiveInt
+    examples: Count
     has_originals: bool
     shard_size: PositiveInt = Field(1024, description="examples a shard")
 
@@ -84,16 +95,28 @@ def write_shard(path: Path, records: Sequence[Record], tensors: Mapping[str, Ten
 
 
 class Shard:
-    """A shard, mapped into memory. Raises OSError or ValueError where it cannot be read."""
+    """A shard, mapped into memory.
+
+    Args:
+        path: of the shard.
+        examples: that it must have.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
 
     file: Any
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, examples: int) -> None:
         try:
             self.file = safe_open(path, "pt")
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged: {error}; remove it and run sroute precompute again.") from error
-        self.records: list[Record] = json.loads(self.file.metadata()["records"])
+            self.records = _RECORDS.validate_json((self.file.metadata() or {}).get("records", ""))
+            if len(self.records) != examples:
+                raise ValueError(f"it has {len(self.records)} examples, not {examples}")
+        except (SafetensorError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise ValueError(f"{path} is damaged: {reason}; remove it and run sroute precompute again.") from error
 
 
 @SOURCES.register("latents")
@@ -122,6 +145,7 @@ class _Latents(Source):
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
+        self._shards = [len(numbers) for numbers in manifest.numbers()]
         self._open: OrderedDict[int, Shard] = OrderedDict()  # in the process that reads them
 
     @property
@@ -130,7 +154,7 @@ class _Latents(Source):
 
     @property
     def shards(self) -> list[int]:
-        return [len(numbers) for numbers in self.manifest.numbers()]
+        return self._shards
 
     @property
     def identity(self) -> str:
@@ -148,7 +172,7 @@ class _Latents(Source):
         record = self._shard(index).records[index % self.manifest.shard_size]
         if isinstance(record, str):
             raise BrokenExampleError(record)
-        return Example(self._tensor(index, str(index)), **record)
+        return Example(self._tensor(index, str(index)), record["captions"], record["originals"])
 
     def features(self, index: int, caption: str) -> Features:
         """The features of a caption, in bfloat16."""
@@ -174,8 +198,8 @@ class _Latents(Source):
         number = index // self.manifest.shard_size
         if number not in self._open:
             try:
-                self._open[number] = Shard(shard_path(self.folder, number))
-            except (OSError, ValueError, KeyError) as error:
+                self._open[number] = Shard(shard_path(self.folder, number), self._shards[number])
+            except (OSError, ValueError) as error:
                 raise BrokenExampleError(f"example {index}: {error}") from error
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)

@@ -21,7 +21,7 @@ from webdataset.writer import TarWriter
 
 from ..io.files import whole_file
 from .broken import BrokenExamples
-from .parts import Processes, begin, ranges
+from .parts import Count, Processes, ranges, working
 from .shards import IMAGES, find_files, index_shards
 from .sources import SOURCES, BrokenExampleError, ImageFile, Source, SourceConfig
 
@@ -35,13 +35,21 @@ Members = dict[str, str | bytes]
 class PackManifest(BaseModel):
     """What a folder of packed shards holds; two that are equal hold the same."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     source: dict[str, Any] = Field(description="the config's data source")
     image_size: PositiveInt = Field(description="pixels a side, of pictures that are drawn")
     seed: int = Field(description="of pictures that are drawn")
-    examples: PositiveInt
+    examples: Count
     shard_size: PositiveInt = Field(description="examples a shard")
+
+    def numbers(self) -> list[range]:
+        """The examples of each shard."""
+        return ranges(self.examples, self.shard_size)
+
+    def shards(self) -> list[str]:
+        """The names of all shards."""
+        return [f"shard-{shard:05d}.tar" for shard in range(len(self.numbers()))]
 
 
 class PackReport(NamedTuple):
@@ -87,21 +95,22 @@ def pack(
         source=config.model_dump(mode="json"), image_size=image_size, seed=seed, examples=count, shard_size=shard_size
     )
     processes = Processes.started()
-    begin(out / MANIFEST, manifest, "sroute pack", processes)
-    shards = ranges(count, shard_size)
-    own = processes.own(shards)
+    paths = [out / shard for shard in manifest.shards()]
+    own = processes.own(manifest.numbers())
     broken = BrokenExamples(count, max_broken)
     broken.count(source.left_out)
-    with Progress(console=Console(stderr=True), disable=processes.rank > 0) as progress:
+    with (
+        working(out / MANIFEST, manifest, "sroute pack", processes),
+        Progress(console=Console(stderr=True), disable=processes.rank > 0) as progress,
+    ):
         task = progress.add_task("packing", total=sum(len(numbers) for _, numbers in own))
         for shard, numbers in own:
-            path = out / f"shard-{shard:05d}.tar"
-            if not path.is_file():
-                _write(path, DataLoader(_Rows(source), None, sampler=numbers, num_workers=num_workers), broken)
+            if not paths[shard].is_file():
+                _write(paths[shard], DataLoader(_Rows(source), None, sampler=numbers, num_workers=num_workers), broken)
             progress.advance(task, len(numbers))
+        if all(path.is_file() for path in paths):
+            index_shards(find_files([str(out)], "tar"), beside=True)
     broken.report()
-    if all((out / f"shard-{shard:05d}.tar").is_file() for shard in range(len(shards))):
-        index_shards(find_files([str(out)], "tar"), beside=True)
     return PackReport(sum(len(numbers) for _, numbers in own), sorted(broken.names))
 
 

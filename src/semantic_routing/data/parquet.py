@@ -87,7 +87,7 @@ class _Parquet(Source):
 
     def picture_size(self, index: int) -> tuple[int, int]:
         try:
-            return image_size(io.BytesIO(self.image_file(index).content), f"row {index}")
+            return image_size(io.BytesIO(self.image_file(index).content), self._name(index))
         except UnreadableImageError as error:
             raise BrokenExampleError(str(error)) from error
 
@@ -95,31 +95,42 @@ class _Parquet(Source):
         image = self._row(index)[self.config.image_key]
         content, name = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
         if not isinstance(content, bytes):
-            raise BrokenExampleError(f"row {index}: there is no picture in it")
+            raise BrokenExampleError(f"{self._name(index)}: there is no picture in it")
         return ImageFile(str(name or "").rpartition(".")[2].lower(), content)
 
     def __getitem__(self, index: int) -> Example:
         try:
-            image = read_image(io.BytesIO(self.image_file(index).content), f"row {index}")
+            image = read_image(io.BytesIO(self.image_file(index).content), self._name(index))
         except UnreadableImageError as error:
             raise BrokenExampleError(str(error)) from error
         row = self._row(index)
         originals = row.get(self.config.original_text_key)
-        captions = read_captions(row[self.config.text_key], f"row {index}")
-        return Example(image, captions, read_captions(originals, f"row {index}") if originals else ())
+        captions = read_captions(row[self.config.text_key], self._name(index))
+        return Example(image, captions, read_captions(originals, self._name(index)) if originals else ())
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of an example's row group among all, and of its row in there."""
+        group = int(np.searchsorted(self.ends, index, side="right"))
+        return group, index - (int(self.ends[group - 1]) if group else 0)
+
+    def _name(self, index: int) -> str:
+        group, row = self._place(index)
+        return f"{self.groups[group].url}, row group {self.groups[group].number}, row {row}"
 
     def _row(self, index: int) -> JsonObject:
-        group = int(np.searchsorted(self.ends, index, side="right"))
-        place = index - (int(self.ends[group - 1]) if group else 0)
+        group, place = self._place(index)
         if group not in self._open:
             try:
                 self._open[group] = self._read(self.groups[group])
             except OSError as error:
-                raise BrokenExampleError(f"row {index}: {error}") from error
+                raise BrokenExampleError(f"{self._name(index)}: {error}") from error
             if len(self._open) > self.config.row_groups:
                 self._open.popitem(last=False)
         self._open.move_to_end(group)
-        row: JsonObject = self._open[group].slice(place, 1).to_pylist()[0]
+        try:
+            row: JsonObject = self._open[group].slice(place, 1).to_pylist()[0]
+        except (ValueError, pa.ArrowException) as error:  # texts that are none
+            raise BrokenExampleError(f"{self._name(index)}: {error}") from error
         return row
 
     def _read(self, group: _Group) -> pa.Table:

@@ -2,17 +2,23 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field, ValidationError
 
 from ..io.files import write_text
 from ..io.messages import brief
 
 AnyManifest = TypeVar("AnyManifest", bound=BaseModel)
 
+Count = Annotated[int, Field(ge=1, le=10**10)]
+"""Of examples; a damaged manifest must not ask for more shards than a program can list."""
+
+LOCK = "lock"
 SECONDS_TO_WAIT = 600.0  # for the first process to write the manifest
 
 
@@ -45,8 +51,9 @@ def read_manifest_of(kind: type[AnyManifest], path: Path, writer: str) -> AnyMan
         raise ValueError(f"{path} is not a manifest that {writer} wrote.") from error
 
 
-def begin(path: Path, manifest: BaseModel, writer: str, processes: Processes) -> None:
-    """Writes a manifest beside the shards to come, or sees that the one which is there is the same.
+@contextmanager
+def working(path: Path, manifest: BaseModel, writer: str, processes: Processes) -> Iterator[None]:
+    """Keeps a folder for one run of a command, of one process or several, with a manifest of the shards to come.
 
     Args:
         path: of the manifest.
@@ -55,8 +62,24 @@ def begin(path: Path, manifest: BaseModel, writer: str, processes: Processes) ->
         processes: of which the first one writes it.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds something else, or another run of the command writes there.
     """
+    _begin(path, manifest, writer, processes)
+    lock = FileLock(path.parent / LOCK, timeout=0)
+    if processes.rank == 0:  # the others are of the same run
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"Another {writer} writes in {path.parent}; wait for its end, or name another folder."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _begin(path: Path, manifest: BaseModel, writer: str, processes: Processes) -> None:
     deadline = time.monotonic() + SECONDS_TO_WAIT
     while processes.rank and not path.is_file():
         if time.monotonic() > deadline:

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ from pydantic import Field
 from ..io.files import JsonObject
 from ..io.images import UnreadableImageError, read_image
 from ..io.jsonl import work_key
+from .pack import MANIFEST, PackManifest
+from .parts import read_manifest_of
 from .shards import IMAGES, Index, find_files, index_shards, read_example
 from .sources import SOURCES, BrokenExampleError, Example, ImageFile, Source, SourceConfig, read_captions
 
@@ -31,12 +34,31 @@ class WebDatasetSource(SourceConfig):
 
     def open(self, image_size: int, seed: int) -> Source:
         """Reads or makes the index; shards are opened when asked for."""
-        urls = find_files([self.path] if isinstance(self.path, str) else self.path, "tar")
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        for path in paths:
+            _check_packed(Path(path))
+        urls = find_files(paths, "tar")
         index = index_shards(urls)
         if not len(index.rows):
             reasons = [reason for broken in index.broken for reason in broken]
             raise ValueError(f"The {len(urls)} shards hold no whole example: {'; '.join(reasons[:3])}.")
         return _WebDataset(urls, index, self)
+
+
+def _check_packed(folder: Path) -> None:
+    """Refuses a folder in which `sroute pack` has not written all shards. Names of shards ask for no more than these.
+
+    Raises:
+        ValueError: shards are missing.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    shards = read_manifest_of(PackManifest, folder / MANIFEST, "sroute pack").shards()
+    written = sum((folder / shard).is_file() for shard in shards)
+    if written < len(shards):
+        raise ValueError(
+            f"{folder} has {written} of {len(shards)} shards; run sroute pack again to go on, or name those to read."
+        )
 
 
 class _WebDataset(Source):

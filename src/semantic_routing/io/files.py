@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 PARTIAL = ".partial"
 
 JsonObject = dict[str, Any]
@@ -17,13 +19,18 @@ JsonObject = dict[str, Any]
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, which takes its place once it is written and on disk."""
+    """Yields a temporary path beside `path`, which takes its place once it is written and on disk.
+
+    Raises:
+        OSError: the disk is full, or fails; the message names the path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
     try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
+        with _naming(path):
+            yield partial
+            sync(partial)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # still there only where something failed
     sync(path.parent)
@@ -35,6 +42,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         ValueError: `path` exists; nothing of the user's is overwritten.
+        OSError: the disk is full, or fails; the message names the path.
     """
     if path.exists():
         raise ValueError(f"{path} exists already; name a new folder.")
@@ -42,14 +50,28 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)  # left by an interruption
     partial.mkdir(parents=True)
     try:
-        yield partial
-        for entry in sorted(partial.rglob("*"), reverse=True):
-            sync(entry)
-        sync(partial)
-        partial.rename(path)
+        with _naming(path):
+            yield partial
+            for entry in sorted(partial.rglob("*"), reverse=True):
+                sync(entry)
+            sync(partial)
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # still there only where something failed
     sync(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Says what could not be written where an error does not: that of a full disk names no file."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}.") from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def sync(path: Path) -> None:

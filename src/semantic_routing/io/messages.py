@@ -40,6 +40,22 @@ def one_sentence(name: object) -> Iterator[None]:
         raise ValueError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
 
 
+class StoppedError(RuntimeError):
+    """Work that had to stop, by no mistake of the user's; the message is all that the user needs."""
+
+
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+"""In the words of torch's allocators, and of data workers that pass them on."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that the machine or its device has not enough memory."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY)
+    )
+
+
 def sentence_of(error: Exception) -> str:
     """What a user reads of an error: its first line, or its name where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

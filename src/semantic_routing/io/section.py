@@ -11,13 +11,14 @@ from .messages import brief
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+LONGEST_TEXT = 10_000  # characters; of a name, libraries would repeat all of them
 MOST_MISTAKES = 10  # that one message names
 
 
 class Section(BaseModel):
     """A part of a config; it cannot be changed once it is checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=LONGEST_TEXT)
 
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data import BrokenExampleError, BrokenExamples, ExampleStream, LatentsSource, Source
 from ..data.buckets import Buckets, Size, fill_buckets
 from ..data.latents import EMPTY, MANIFEST, Manifest, Record, Shard, feature_name, shard_path, write_shard
-from ..data.parts import Processes, begin
+from ..data.parts import Processes, working
 from ..models.latents import LatentCodec
 from ..text import TextEncoder
 from .build import bucket_sizes, build_codec, build_prompt_encoder, describe_text, describe_vae, resolve_sizes
@@ -54,7 +54,6 @@ def precompute(
     processes = Processes.started()
     codec = build_codec(config, device)
     encoder = build_prompt_encoder(config, resolve_sizes(config), device) if text else None
-    begin(out / MANIFEST, manifest, "sroute precompute", processes)
     buckets = None if manifest.buckets is None else fill_buckets(source, manifest.buckets, config.data.num_workers)
     if buckets is not None and processes.rank == 0:
         logger.info(buckets.describe())
@@ -63,12 +62,15 @@ def precompute(
     broken.count(source.left_out)
     half = config.training.precision == "bfloat16"
     own = processes.own(manifest.numbers())
-    with Progress(console=Console(stderr=True), disable=processes.rank > 0) as progress:
+    with (
+        working(out / MANIFEST, manifest, "sroute precompute", processes),
+        Progress(console=Console(stderr=True), disable=processes.rank > 0) as progress,
+    ):
         task = progress.add_task("precomputing", total=sum(len(numbers) for _, numbers in own))
         for shard, numbers in own:
             path = shard_path(out, shard)
             if path.is_file():
-                found = Shard(path).records
+                found = Shard(path, len(numbers)).records
                 broken.count(record for record in found if isinstance(record, str))
                 progress.advance(task, len(found))
                 continue

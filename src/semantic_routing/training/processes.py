@@ -13,7 +13,7 @@ _LAST_WORD = timedelta(seconds=20)  # in which those that wait say so
 _POLL = 0.5  # seconds
 
 
-def lost_connection(error: RuntimeError) -> bool:
+def lost_connection(error: Exception) -> bool:
     """Whether an error is of the connection between processes, as gloo and NCCL tell it."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from ..data import Batch, BrokenExamples, Source, collate
 from ..data.stream import NumberSampler
 from ..io.images import save_image
+from ..io.messages import LONGEST, NO_MEMORY, StoppedError, lacks_memory
 from ..reporting.picture_grid import Row, picture_grid
 from .checkpoint import (
     check_architecture,
@@ -47,12 +48,16 @@ DEAD_WORKER = re.compile(r"exited unexpectedly")  # torch's words
 SAME_INTERRUPT = 1.0  # seconds
 
 
-class TrainingError(RuntimeError):
+class TrainingError(StoppedError):
     """A run that had to stop, by no mistake of the user's; the message says where it can go on."""
 
 
 class NonFiniteLossError(TrainingError):
     """The loss became infinite or not a number."""
+
+
+class OutOfMemoryError(TrainingError):
+    """A step, or reading its data, needs more memory than there is."""
 
 
 class LostProcessError(TrainingError):
@@ -74,6 +79,7 @@ def train(config: Config, resume: str | None = None, allow_changes: Sequence[str
     Raises:
         ValueError: the config cannot be run, or is not that of the run so far; raised before any work.
         NonFiniteLossError: the loss became infinite or not a number.
+        OutOfMemoryError: a step, or reading its data, needs more memory than there is.
         DataWorkerError: a process that reads data died; there is a checkpoint of the last step.
         LostProcessError: another process died, or did not answer for `processes.WAIT`.
     """
@@ -211,7 +217,9 @@ class Trainer:
         try:
             with self._stop_on_signal():
                 checkpoint = self._run_steps()
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
+            if lacks_memory(error):
+                raise OutOfMemoryError(self._explain_memory(error)) from error
             if self.accelerator.num_processes == 1 or not lost_connection(error):
                 raise
             raise LostProcessError(self._name_silent()) from error
@@ -222,6 +230,15 @@ class Trainer:
         if self.failure is not None and not self.signaled:
             raise DataWorkerError(f"{self.failure} The checkpoint {checkpoint} holds all {self.step} steps.")
         return checkpoint
+
+    def _explain_memory(self, error: MemoryError | RuntimeError) -> str:
+        reasons = [line for line in str(error).splitlines() if any(words in line.lower() for words in NO_MEMORY)]
+        reason = f" ({reasons[-1].strip()[:LONGEST]})" if reasons else ""
+        return (
+            f"There is not enough memory for step {self.step + 1}{reason}: raise training.gradient_accumulation, set "
+            "training.gradient_checkpointing, or lower training.batch_size or data.num_workers; --resume latest goes "
+            "on from the last checkpoint."
+        )
 
     def _name_silent(self) -> str:
         own, total = self.accelerator.process_index, self.accelerator.num_processes

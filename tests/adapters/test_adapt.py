@@ -12,13 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import normal
-from tiny_hosts import CHANNELS, EULER, HEADS, LENGTH, PROMPTS, TinyHost, clip, first, make_host, t5, tokenizer
+from tiny_hosts import LENGTH, PROMPTS, TinyHost, first, make_host, with_flux_vae, with_vae
 
 from semantic_routing.adapters import find_routing, load_routing, remove_routing
 from semantic_routing.adapters.call import host_call, own_time, runs_backward
 from semantic_routing.adapters.hosts import find_host
 from semantic_routing.adapters.remember import remember
-from semantic_routing.models.tiny_vae import tiny_vae
 from semantic_routing.training import AdaptConfig, adapt, adapt_config, host
 from semantic_routing.training.noising import DiffusionNoising, FlowNoising, make_noising
 
@@ -26,21 +25,12 @@ Adapted = Callable[..., AdaptConfig]
 SHORT = {"max_sequence_length": LENGTH}
 
 
-def with_vae(name: str) -> Any:
-    """A tiny host with an autoencoder, 2 pixels a latent pixel."""
-    pipe = make_host(name).pipe
-    pipe.register_modules(vae=tiny_vae())
-    pipe.vae_scale_factor = 2
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.fixture
 def make_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Adapted:
     """A run in a tiny host, which is made anew for each run as one that is loaded would be."""
 
     def config(name: str, run: str = "run", *changes: str) -> AdaptConfig:
-        monkeypatch.setattr(host, "load_host", lambda options: with_vae(name))
+        monkeypatch.setattr(host, "load_host", lambda name_, dtype: with_vae(name))
         options = [] if name.startswith("StableDiffusion") else [f"host.options={json.dumps(SHORT)}"]
         own = ["data.image_size=32", "training.steps=20", "training.batch_size=2", "training.log_every=1"]
         fast = ["optimizer.warmup_steps=0", "optimizer.fusion_learning_rate=0.05", "training.checkpoint_every=10"]
@@ -174,12 +164,8 @@ def test_noise_is_added_as_the_host_s_scheduler_does() -> None:
 
 def test_flux_takes_latents_as_tokens(make_config: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config("FluxPipeline", "run", "training.steps=2")
-    model = diffusers.FluxTransformer2DModel(
-        **HEADS, num_single_layers=2, in_channels=16, joint_attention_dim=CHANNELS, pooled_projection_dim=16,
-        axes_dims_rope=(4, 2, 2),
-    )  # fmt: skip
-    pipe = diffusers.FluxPipeline(EULER(), tiny_vae(), clip(16), tokenizer(), t5(), tokenizer(), model)
-    monkeypatch.setattr(host, "load_host", lambda options: pipe)
+    pipe = with_flux_vae()
+    monkeypatch.setattr(host, "load_host", lambda name, dtype: pipe)
     adapt(config)
     assert find_routing(pipe).gain.any()
 

@@ -9,6 +9,7 @@ import transformers
 from tiny import normal
 from torch import Tensor, nn
 
+from semantic_routing.models.tiny_vae import tiny_vae
 from semantic_routing.text.tiny import tiny_tokenizer
 
 LAYERS, CHANNELS, LENGTH = 3, 32, 10
@@ -352,3 +353,21 @@ def make_host(name: str) -> TinyHost:
                     parameter.data += 0.1 * torch.randn_like(parameter)
                     parameter.requires_grad_(False)
     return host
+
+
+def with_vae(name: str) -> Any:
+    """A tiny host with an autoencoder, 2 pixels a latent pixel."""
+    pipe = make_host(name).pipe
+    pipe.register_modules(vae=tiny_vae())
+    pipe.vae_scale_factor = 2
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def with_flux_vae() -> Any:
+    """A Flux whose latents of 4 channels are rows of patches of 2 pixels."""
+    model = diffusers.FluxTransformer2DModel(
+        **HEADS, num_single_layers=2, in_channels=16, joint_attention_dim=CHANNELS, pooled_projection_dim=16,
+        axes_dims_rope=(4, 2, 2),
+    )  # fmt: skip
+    return diffusers.FluxPipeline(EULER(), tiny_vae(), clip(16), tokenizer(), t5(), tokenizer(), model)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Device, Dtype
+from .options import Device, Dtype, HostOptions, HostSize, Routing, read_host_options
 
 
 def command(
@@ -35,6 +35,9 @@ def command(
     exact: Annotated[
         bool, typer.Option("--exact", help="Only print estimates beside exact values, for captions of one object.")
     ] = False,
+    routing: Routing = None,
+    host_size: HostSize = None,
+    host_options: HostOptions = None,
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
@@ -47,5 +50,8 @@ def command(
     from ..evaluation.information_run import InformationOptions, run
 
     named = tuple(skill.strip() for skill in skills.split(",")) if skills else ()
-    options = InformationOptions(data, named, split, examples, unconditional, edited, seed, batch_size, dtype, device)
+    options = InformationOptions(
+        data, named, split, examples, unconditional, edited, seed, batch_size, dtype, device,
+        routing=routing, host_size=host_size, host_options=read_host_options(host_options),
+    )  # fmt: skip
     run(pipeline, options, out).table().print()

@@ -1,20 +1,25 @@
 """The benchmark `information`: how many nats a pipeline's text is worth to it, by skill and by band of noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
+from ..adapters import find_routing
+from ..adapters.run import HostRun
 from ..io.files import JsonObject, sha256
 from ..io.jsonl import write_lines
 from ..pipelines import SemanticRoutingPipeline
+from ..pipelines.host import open_host
 from ..pipelines.loading import load_pipeline
-from ..pipelines.saved import PipelineFiles, find_pipeline
+from ..pipelines.saved import find_pipeline, is_host, trained_skills
 from ..reporting.arrays import NamedArray
 from ..reporting.figures import DASHES, OKABE_ITO, Figure, panels, save, style
 from ..scenes import SKILLS
@@ -32,6 +37,7 @@ from .information import (
     pipeline_denoiser,
     squared_errors,
 )
+from .information_host import host_denoiser
 from .result import OVERALL, Measure, Result, Tally, summarize
 from .sampling import weights_hash
 
@@ -62,6 +68,9 @@ class InformationOptions:
         dtype: of the weights.
         device: None is cuda where there is one.
         text_pool: folder that keeps features of the captions, for pipelines that read the same; None keeps none.
+        routing: of a host: the folder of a fusion that is put into it.
+        host_size: of a host: pixels a side; None is what its training or its configuration says.
+        host_options: of a host: more arguments of its call; None is what its training says.
     """
 
     data: Path | None = None
@@ -75,6 +84,9 @@ class InformationOptions:
     dtype: str = "float32"
     device: str | None = None
     text_pool: Path | None = None
+    routing: Path | None = None
+    host_size: int | None = None
+    host_options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ class Measured:
 
 
 def measure(
-    pipeline: SemanticRoutingPipeline,
+    pipeline: SemanticRoutingPipeline | HostRun,
     pictures: Sequence[CaptionedPicture],
     unconditional: bool = True,
     seed: int = 0,
@@ -111,13 +123,17 @@ def measure(
     """Curves of all pictures, in their order.
 
     Args:
-        pipeline: any of ours.
+        pipeline: any of ours, or a host.
         pictures: with their captions.
         unconditional: denoise without a caption, too, which information needs.
         seed: of the noise.
         batch_size: pictures at a time; each is denoised once a caption.
     """
-    denoiser, codec, device = pipeline_denoiser(pipeline), pipeline.codec, pipeline.transformer.device
+    if isinstance(pipeline, HostRun):
+        denoiser, device = host_denoiser(pipeline), pipeline.model.device
+    else:
+        denoiser, device = pipeline_denoiser(pipeline), pipeline.transformer.device
+    codec = pipeline.codec
     batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
     for batch in track(batches, "measuring", console=Console(stderr=True)):
         subjects = []
@@ -143,17 +159,10 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
     Raises:
         ValueError: information is asked of a model without an unconditional branch, or there is nothing to measure.
     """
-    files = find_pipeline(pipeline)
-    if options.unconditional and (files.training_data or {}).get("caption_dropout") == 0:
-        raise ValueError(
-            "The model was trained with data.caption_dropout 0 and so has no unconditional branch: information cannot "
-            "be measured; --no-information gives cost and heard."
-        )
-    loaded = load_pipeline(str(files.folder), options.dtype, options.device)
-    tally = Tally(expected=0)
-    size = files.transformer["sample_size"] * loaded.codec.downsampling
-    pictures, source = choose_pictures(files, options, size, tally)
-    if options.text_pool is not None:
+    opened = open_model(pipeline, options)
+    loaded, tally = opened.model, Tally(expected=0)
+    pictures, source = choose_pictures(opened.training_data, options, opened.size, tally)
+    if options.text_pool is not None and isinstance(loaded, SemanticRoutingPipeline):
         captions = chain.from_iterable((picture.caption, *picture.edits.values()) for picture in pictures)
         loaded.use_text_pool(options.text_pool, list(dict.fromkeys(captions)))
     tally.expected = len(pictures) + sum(map(len, tally.problems.values()))
@@ -161,9 +170,9 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
     for measured in measure(loaded, pictures, options.unconditional, options.seed, options.batch_size):
         tally.add(measured.values())
         found.append(measured)
-    space = f"{loaded.codec.channels} channels, {'pixels' if loaded.vae is None else 'latents'}"
+    space = f"{loaded.codec.channels} channels, {'pixels' if loaded.codec.vae is None else 'latents'}"
     settings = {"version": VERSION, "data": source, "seed": options.seed, "space": space, "dtype": options.dtype}
-    settings["sampling"] = {"pipeline": pipeline, "weights": weights_hash(loaded)}
+    settings["sampling"] = {"pipeline": pipeline, "weights": weights_hash(*opened.weights)}
     result = summarize("information", tally, measures(found), settings, UNIT, bounds=None)
     result.write(out)
     write_lines(out / "results.jsonl", (measured.line() for measured in found))
@@ -174,17 +183,49 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
     return result
 
 
+class Opened(NamedTuple):
+    """What is measured, the modules that are in question, pixels a side, and what is known of its training's data."""
+
+    model: SemanticRoutingPipeline | HostRun
+    weights: tuple[nn.Module, ...]
+    size: int
+    training_data: JsonObject
+
+
+def open_model(pipeline: str, options: InformationOptions) -> Opened:
+    """A pipeline of ours, or a host and perhaps the fusion in it.
+
+    Raises:
+        ValueError: information is asked of a model without an unconditional branch.
+    """
+    routing = options.routing
+    files = None if routing is None and is_host(pipeline) else find_pipeline(str(routing or pipeline))
+    data = (files.training_data if files else None) or {}
+    if options.unconditional and data.get("caption_dropout") == 0:
+        raise ValueError(
+            "The model was trained with data.caption_dropout 0 and so has no unconditional branch: information cannot "
+            "be measured; --no-information gives cost and heard."
+        )
+    if files is not None and routing is None:
+        loaded = load_pipeline(str(files.folder), options.dtype, options.device)
+        size = files.transformer["sample_size"] * loaded.codec.downsampling
+        return Opened(loaded, (loaded.transformer,), size, data)
+    run = open_host(pipeline, routing, options.host_size, options.host_options, options.dtype, options.device)
+    fusion = () if routing is None else (find_routing(run.pipe),)
+    return Opened(run, (run.model, *fusion), run.size, data)
+
+
 def choose_pictures(
-    files: PipelineFiles, options: InformationOptions, size: int, tally: Tally
+    data: JsonObject, options: InformationOptions, size: int, tally: Tally
 ) -> tuple[list[CaptionedPicture], JsonObject]:
     """The pictures, and what another run needs in order to have the same ones."""
     if options.data is not None:
         return folder_pictures(options.data, options.examples, size, tally), {
             "sha256": sha256(options.data.read_text())
         }
-    source = (files.training_data or {}).get("source", {})
+    source = data.get("source", {})
     spacing = {key: source[key] for key in ("spacing", "crowd_spacing") if key in source}
-    skills = options.skills or files.trained_skills or SKILLS
+    skills = options.skills or trained_skills(data) or SKILLS
     wording = source.get("wording", "sentence")
     pictures = scene_pictures(skills, options.examples, options.split, size, spacing, options.edited, wording)
     return pictures, {"split": options.split, **spacing}

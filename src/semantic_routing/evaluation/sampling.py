@@ -12,12 +12,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
 from ..fusion.timestep_map import paper_shift
 from ..io.files import JsonObject, read_json_object, write_json
@@ -57,7 +59,7 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObjec
         pipeline.use_text_pool(sampler.text_pool, list(dict.fromkeys(job.prompt for job in jobs)))
     sampler = with_defaults(sampler, pipeline)
     scheduler = json.loads(json.dumps(dict(pipeline.scheduler.config)))
-    made = {**sampler.settings(), "weights": weights_hash(pipeline), "scheduler": scheduler}
+    made = {**sampler.settings(), "weights": weights_hash(pipeline.transformer), "scheduler": scheduler}
     _check_same(record, made, out)
     if state.is_main_process:
         write_json(out / RECORD, made)
@@ -80,10 +82,10 @@ def read_sampling(out: Path) -> JsonObject:
     return read_json_object(out / RECORD) if (out / RECORD).is_file() else {}
 
 
-def weights_hash(pipeline: SemanticRoutingPipeline) -> str:
-    """SHA-256 of the transformer's weights, by name and in the type that they are used in."""
+def weights_hash(*modules: nn.Module) -> str:
+    """SHA-256 of the modules' weights, by name and in the type that they are used in."""
     digest = sha256()
-    for name, tensor in sorted(pipeline.transformer.state_dict().items()):
+    for name, tensor in chain.from_iterable(sorted(module.state_dict().items()) for module in modules):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

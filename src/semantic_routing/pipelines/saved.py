@@ -43,27 +43,45 @@ class PipelineFiles(NamedTuple):
         return sorted((self.folder / "transformer").glob("*.safetensors")) or [self.folder / ADAPTER_WEIGHTS]
 
     @property
-    def training_data(self) -> JsonObject | None:
-        """The section `data` of the `config.yaml` of the training; None where the pipeline's folder has none."""
-        path = self.folder / "config.yaml"
+    def training(self) -> JsonObject | None:
+        """The `config.yaml` of the training; None where the pipeline's folder, or that around an adapter, has none."""
+        path = (self.folder.parent if self.is_adapter else self.folder) / "config.yaml"
         if not path.is_file():
             return None
         config = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-        data = config.get("data") if isinstance(config, dict) else None
-        if not isinstance(data, dict):
+        if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
             raise ValueError(f"{path} is not the config of a run: it has no section data.")
-        return data
+        return config
+
+    @property
+    def training_data(self) -> JsonObject | None:
+        """The section `data` of `training`."""
+        return None if self.training is None else self.training["data"]
 
     @property
     def trained_skills(self) -> tuple[str, ...] | None:
         """The skills of scenes that training named; None where that is not known, or it was on something else."""
-        source = (self.training_data or {}).get("source", {})
-        if source.get("source") != "scenes":
-            return None
-        from ..scenes import HARD_SKILLS, SKILLS
+        return trained_skills(self.training_data or {})
 
-        named = source.get("skills") or SKILLS
-        return tuple(skill for skill in (*SKILLS, *HARD_SKILLS) if skill in named)
+
+def trained_skills(data: JsonObject) -> tuple[str, ...] | None:
+    """The skills of scenes that the section `data` of a run names; None where it is of something else."""
+    source = data.get("source", {})
+    if source.get("source") != "scenes":
+        return None
+    from ..scenes import HARD_SKILLS, SKILLS
+
+    named = source.get("skills") or SKILLS
+    return tuple(skill for skill in (*SKILLS, *HARD_SKILLS) if skill in named)
+
+
+def is_host(name: str) -> bool:
+    """Whether a folder holds a pipeline of `diffusers` that is not ours."""
+    index = Path(resolve_pipeline(name)) / "model_index.json"
+    if not index.is_file():
+        return False
+    kind = str(read_json_object(index).get("_class_name"))
+    return kind.endswith("Pipeline") and not kind.startswith("SemanticRouting")
 
 
 def find_pipeline(name: str) -> PipelineFiles:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
@@ -16,16 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapters import Routing, add_routing, find_routing, save_routing
-from ..adapters.attach import parts
-from ..adapters.call import host_call, own_time, runs_backward
 from ..adapters.remember import remember
+from ..adapters.run import HostRun, load_host
 from ..adapters.saving import digest
 from ..data import Batch, ExampleStream, Source
-from ..io.files import JsonObject, read_json_object
-from ..models.latents import LatentCodec
+from ..io.files import JsonObject
 from ..pipelines.schedule import accepts
 from .config import ValidationConfig
-from .host_config import AdaptConfig, HostConfig
+from .host_config import AdaptConfig
 from .noising import FlowNoising, make_noising
 from .subject import Subject, generators
 from .trainer import Trainer
@@ -65,10 +62,9 @@ class HostModule(nn.Module):
         self.host = host
         self.fusion = fusion
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The host's output."""
-        output: Tensor = self.host(*args, **kwargs | {"return_dict": False})[0]
-        return output
+        return self.host(*args, **kwargs)
 
 
 class HostSubject(Subject):
@@ -85,11 +81,12 @@ class HostSubject(Subject):
     def __init__(self, config: AdaptConfig, accelerator: Accelerator) -> None:
         self.config = config
         self.device = accelerator.device
-        self.pipe = load_host(config.host).to(self.device)
+        self.pipe = load_host(config.host.pipeline, config.host.dtype).to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
-        self.transformer, encoder, self.host = parts(self.pipe)
-        if not hasattr(self.pipe, "vae_scale_factor"):
-            raise ValueError(f"{type(self.pipe).__name__} cannot be trained on images: it makes videos.")
+        self.run = HostRun(self.pipe, config.data.image_size, config.host.options)
+        self.transformer, encoder, self.host, self.codec = (
+            self.run.model, self.run.encoder, self.run.host, self.run.codec,
+        )  # fmt: skip
         self.noising = make_noising(self.pipe.scheduler, config.flow)
         for module in (self.transformer, encoder, self.pipe.vae):
             if module is not None:
@@ -102,7 +99,6 @@ class HostSubject(Subject):
             fusion = find_routing(self.pipe)
         self._choose_trained()
         self.module = HostModule(self.transformer, fusion)
-        self.codec = LatentCodec(self.pipe.vae)
 
     def stream(self, source: Source) -> ExampleStream:
         """Square pictures.
@@ -151,41 +147,22 @@ class HostSubject(Subject):
         """The loss of each example, by the host's own scheduler, and what the fusion adds to it."""
         draws = [torch.Generator().manual_seed(int(seed)) for seed in batch.noise_seeds]
         latents = self.codec.encode(batch.images.to(self.device), draws).float()
-        factor = int(self.pipe.vae_scale_factor)
-        height, width = (side * factor for side in latents.shape[-2:])
-        call = host_call(self.pipe, batch.captions, height, width, **self.config.host.options)
-        latents = self._packed(latents, call.image_shape)
+        call = self.run.call(batch.captions)
+        latents = self.run.packed(latents, call)
         timestep, noise = self.noising.draw(draws).to(self.device), randn_tensor(latents.shape, draws, self.device)
-        noisy = self.noising.noisy(latents, noise, timestep).to(self.transformer.dtype)
-        args, kwargs = call.at(noisy, own_time(self.host, self.transformer, timestep))
-        output = model(*args, **kwargs)
-        if output.shape[1] == 2 * latents.shape[1]:  # a model that learns variances too
-            output = output.chunk(2, dim=1)[0]
+        output = self.run.predict(call, self.noising.noisy(latents, noise, timestep), timestep, model)
         target = self.noising.target(latents, noise, timestep)
-        if isinstance(self.noising, FlowNoising) and runs_backward(self.host, self.transformer):
-            target = -target
+        if isinstance(self.noising, FlowNoising):
+            target = self.run.velocity_sign * target
         losses = F.mse_loss(output.float(), target, reduction="none").flatten(1).mean(1)
         losses = losses * self.noising.weight(timestep)
         fusion = self.module.fusion
         auxiliary = fusion.fusion.auxiliary_loss() if isinstance(fusion, Routing) else None
         return losses if auxiliary is None else losses + auxiliary
 
-    def _packed(self, latents: Tensor, wanted: tuple[int, ...]) -> Tensor:
-        """Latents in the shape that the model takes: Flux has them as tokens."""
-        pack = getattr(self.pipe, "_pack_latents", None)
-        packed = pack(latents, *latents.shape) if pack and len(wanted) == 3 else latents
-        if tuple(packed.shape) != wanted:
-            raise ValueError(
-                f"{type(self.pipe).__name__} cannot be trained on images: its model takes latents of shape {wanted}, "
-                f"and its autoencoder makes {tuple(latents.shape)}."
-            )
-        return packed
-
     def images(self, options: ValidationConfig) -> list[Image.Image]:
         """An image of each validation prompt, by the host's own pipeline."""
-        factor = self.pipe.vae_scale_factor // self.codec.downsampling
-        side = self.config.data.image_size * factor
-        sizes = {"height": side, "width": side, "num_inference_steps": options.num_inference_steps}
+        sizes = {**self.run.sides, "num_inference_steps": options.num_inference_steps}
         if accepts(type(self.pipe).__call__, "use_resolution_binning"):
             sizes["use_resolution_binning"] = False
         images = self.pipe(
@@ -212,19 +189,3 @@ class HostSubject(Subject):
             self.transformer.save_lora_adapter(folder / "lora")
         if self.config.host.trained != "nothing":
             self.transformer.save_pretrained(folder / "model")
-
-
-def load_host(config: HostConfig) -> DiffusionPipeline:
-    """A host's pipeline, by folder or hub name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    index = Path(config.pipeline) / "model_index.json"
-    # `diffusers` must be told of a part that was saved as None.
-    saved = read_json_object(index) if index.is_file() else {}
-    absent = {name: None for name, value in saved.items() if value == [None, None]}
-    try:
-        return DiffusionPipeline.from_pretrained(config.pipeline, dtype=getattr(torch, config.dtype), **absent)
-    except OSError as error:
-        raise ValueError(f"{config.pipeline!r} is neither the folder of a pipeline nor a hub name: {error}") from error

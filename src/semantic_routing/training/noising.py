@@ -1,8 +1,10 @@
 """What a host learned to predict, by its own scheduler: noisy latents, and what its output is compared with."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from jaxtyping import Float
@@ -31,6 +33,17 @@ class Noising(ABC):
     def target(self, latents: Rows, noise: Rows, timestep: Float[Tensor, " batch"]) -> Rows:
         """What the host's output should be; of a flow, the velocity from data to noise."""
 
+    @abstractmethod
+    def level(self, sigma: float) -> tuple[float, float]:
+        """The timestep with the signal-to-noise ratio ((1 − σ) / σ)², and how large noisy latents are there.
+
+        The size is a factor of (1 − σ) · data + σ · noise.
+        """
+
+    @abstractmethod
+    def clean(self, noisy: Rows, output: Rows, sigma: float) -> Rows:
+        """The data that an output means, of noisy latents at `level(sigma)`; of a flow the output is as `target`."""
+
     def weight(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """What the loss of each row counts."""
         return torch.ones_like(timestep)
@@ -57,6 +70,14 @@ class FlowNoising(Noising):
     def target(self, latents: Rows, noise: Rows, timestep: Float[Tensor, " batch"]) -> Rows:
         """Noise minus data."""
         return noise - latents
+
+    def level(self, sigma: float) -> tuple[float, float]:
+        """The noise level itself."""
+        return 1000 * sigma, 1.0
+
+    def clean(self, noisy: Rows, output: Rows, sigma: float) -> Rows:
+        """Back along the line."""
+        return noisy - sigma * output
 
     def weight(self, timestep: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """See `loss_weight`."""
@@ -90,6 +111,21 @@ class DiffusionNoising(Noising):
             made: Tensor = self.scheduler.get_velocity(latents, noise, timestep.long())
             return made
         return noise if kind == "epsilon" else latents
+
+    def level(self, sigma: float) -> tuple[float, float]:
+        """Between whole timesteps by the logarithm of the ratio; the last one where there is still more noise."""
+        kept = self.scheduler.alphas_cumprod.double().clamp(1e-12, 1 - 1e-12)
+        log_snr, wanted = (kept / (1 - kept)).log().numpy(), 2 * math.log((1 - sigma) / sigma)
+        timestep = float(np.interp(wanted, log_snr[::-1], np.arange(len(kept))[::-1]))
+        return timestep, 1 / math.hypot(1 - sigma, sigma)
+
+    def clean(self, noisy: Rows, output: Rows, sigma: float) -> Rows:
+        """By the scheduler's prediction type."""
+        size, kind = math.hypot(1 - sigma, sigma), self.scheduler.config.prediction_type
+        signal, noise = (1 - sigma) / size, sigma / size
+        if kind == "v_prediction":
+            return signal * noisy - noise * output
+        return (noisy - noise * output) / signal if kind == "epsilon" else output
 
 
 def make_noising(scheduler: SchedulerMixin, flow: FlowConfig | None) -> Noising:

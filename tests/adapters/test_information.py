@@ -1,0 +1,80 @@
+"""What `information` asks of hosts: predictions by their own schedulers, and their own text."""
+
+import diffusers
+import pytest
+import torch
+from tiny import normal
+from tiny_hosts import with_flux_vae, with_vae
+
+from semantic_routing.adapters import add_routing, find_routing
+from semantic_routing.adapters.run import HostRun
+from semantic_routing.evaluation.captioned import CaptionedPicture
+from semantic_routing.evaluation.information import LOG_SNR, sigma_of
+from semantic_routing.evaluation.information_host import host_denoiser
+from semantic_routing.evaluation.information_run import COST, INFORMATION, measure
+from semantic_routing.training.noising import DiffusionNoising, make_noising
+
+SHORT = {"max_sequence_length": 10}
+OPTIONS = {"PixArtSigmaPipeline": SHORT | {"clean_caption": False}, "FluxPipeline": SHORT, "Lumina2Pipeline": SHORT}
+SCHEDULERS = [
+    *(diffusers.DDPMScheduler(prediction_type=kind) for kind in ("epsilon", "v_prediction", "sample")),
+    diffusers.FlowMatchEulerDiscreteScheduler(),
+]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("log_snr", LOG_SNR)
+def test_the_right_output_means_the_data(scheduler: object, log_snr: float) -> None:
+    noising, sigma = make_noising(scheduler, None), sigma_of(log_snr)
+    data, noise = normal(2, 4, 8, 8, seed=0), normal(2, 4, 8, 8, seed=1)
+    timestep, size = noising.level(sigma)
+    time = torch.full((2,), timestep)
+    if isinstance(noising, DiffusionNoising):
+        time = time.round()
+    noisy = size * ((1 - sigma) * data + sigma * noise)
+    # As training has it, but for the rounding of the timestep.
+    assert (noising.noisy(data, noise, time) - noisy).square().mean().sqrt() < 0.01
+    assert (noising.clean(noisy, noising.target(data, noise, time), sigma) - data).abs().max() < 0.05 / (1 - sigma)
+
+
+@pytest.mark.parametrize("name", ["PixArtSigmaPipeline", "StableDiffusionPipeline", "Lumina2Pipeline"])
+def test_a_perfect_host_gives_the_data(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its model may predict noise, or data minus noise."""
+    run = HostRun(with_vae(name), 16, OPTIONS.get(name))
+    data, noise = normal(2, run.codec.channels, 8, 8, seed=0), normal(2, run.codec.channels, 8, 8, seed=1)
+    noising = make_noising(run.pipe.scheduler, None)
+
+    def perfect(call: object, noisy: object, timestep: torch.Tensor, module: object) -> torch.Tensor:
+        sign = -1 if name == "Lumina2Pipeline" else 1
+        return sign * noising.target(data, noise, timestep)
+
+    monkeypatch.setattr(run, "predict", perfect)
+    made = host_denoiser(run)(["a star", "a circle"])(0.4 * data + 0.6 * noise, 0.6)
+    torch.testing.assert_close(made, data, atol=1e-4, rtol=1e-4)
+
+
+def test_latents_as_rows_of_patches_come_back() -> None:
+    run = HostRun(with_flux_vae(), 16, OPTIONS["FluxPipeline"])
+    data = normal(2, 4, 8, 8, seed=0)
+    packed = run.packed(data, run.call(["a star", "a circle"]))
+    assert packed.shape == (2, 16, 16)
+    torch.testing.assert_close(run.unpacked(packed), data)
+
+
+def test_a_fresh_fusion_changes_no_nat_and_a_trained_one_does() -> None:
+    pictures = [
+        CaptionedPicture(f"p{number}", "colors", normal(3, 16, 16, seed=number).clamp(-1, 1), "a red star")
+        for number in range(3)
+    ]
+
+    def curves(gain: float | None) -> list[dict]:
+        pipe = with_vae("PixArtSigmaPipeline")
+        if gain is not None:
+            add_routing(pipe)
+            find_routing(pipe).gain.data.fill_(gain)
+        return [found.curves for found in measure(HostRun(pipe, 16, OPTIONS["PixArtSigmaPipeline"]), pictures)]
+
+    for plain, fresh, trained in zip(curves(None), curves(0.0), curves(1.0), strict=True):
+        assert (plain[COST] == fresh[COST]).all()
+        assert (plain[INFORMATION] == fresh[INFORMATION]).all()
+        assert (plain[COST] != trained[COST]).any()

@@ -1,9 +1,13 @@
-"""Trains with FSDP2 on CPUs, which accelerate offers on accelerators only: it is told that these are some."""
+"""Trains with FSDP2 on CPUs, which accelerate offers on accelerators only: it is told that these are some.
+
+`--then` begins the arguments of another run in the same processes, which saves their start.
+"""
 
 import sys
+from itertools import groupby
 from typing import Any
 
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
 
 from semantic_routing.cli import main
@@ -23,6 +27,20 @@ def with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> 
 
 AcceleratorState.__init__ = with_fsdp
 
+
+def run(arguments: list[str]) -> None:
+    sys.argv[1:] = ["train", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 if __name__ == "__main__":
-    sys.argv.insert(1, "train")
-    main()
+    PartialState.destroy_process_group = lambda self, group=None: None  # the next run needs it
+    for is_between, words in groupby(sys.argv[1:], lambda word: word == "--then"):
+        if not is_between:
+            run(list(words))

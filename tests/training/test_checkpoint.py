@@ -18,6 +18,7 @@ from semantic_routing.training import train
 from semantic_routing.training.checkpoint import find_checkpoint, list_checkpoints
 from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
+from semantic_routing.training.sharded import read_whole
 
 MakeConfig = Callable[..., Config]
 WHOLE = {"model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"}
@@ -55,6 +56,54 @@ def test_an_interrupted_write_never_looks_complete(
     assert find_checkpoint(run, "latest").name == "checkpoint-00000002"
     train(config, "latest")
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-00000002", "checkpoint-00000004"}
+
+
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
+
+
+def test_shards_are_whole_or_not_there(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """They hold what a checkpoint in one piece holds, and end up so when interrupted or damaged."""
+    options = {"steps": 4, "checkpoint_every": 2}
+    whole = train(make_config(training={"output": tmp_path / "whole", **options}))
+    config = make_config(training={"checkpoint_form": "sharded", **options})
+    run, write = config.training.output, checkpoint_module.write_shards
+
+    def interrupted(tensors: Any, folder: Path) -> None:
+        write(tensors, folder)
+        if list_checkpoints(run):
+            damage(folder, SHARD, lambda content: content[:99])
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "write_shards", interrupted)
+        with pytest.raises(Killed):
+            train(config)
+    assert [path.name for path in list_checkpoints(run)] == ["checkpoint-00000002"]
+    last = train(config, "latest")
+    for part in ("model", "ema", "optimizer"):
+        one, other = load_file(whole / f"{part}.safetensors"), read_whole(last, f"{part}/")
+        assert one.keys() == other.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+    shutil.copytree(last, tmp_path / "kept")
+    changes: list[tuple[Callable[[Path], object], str]] = [
+        (lambda shard: damage(last, SHARD, lambda content: content[:-1]), "is damaged: it has"),
+        (lambda shard: damage(last, SHARD, lambda content: content[:-64] + bytes(64)), "is damaged: its content"),
+        (lambda shard: shard.rename(shard.with_name("other.safetensors")), "is not of this checkpoint"),
+        (lambda shard: shard.unlink(), "No such file"),
+    ]
+    for change, sentence in changes:
+        change(last / SHARD)
+        caplog.clear()
+        assert find_checkpoint(run, "latest").name == "checkpoint-00000002"
+        assert sentence in caplog.text
+        shutil.rmtree(last)
+        shutil.copytree(tmp_path / "kept", last)
+    shutil.rmtree(last)
+    one, other = load_file(train(config, "latest") / SHARD), load_file(tmp_path / "kept" / SHARD)
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_an_interrupted_removal_never_looks_complete(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,7 @@ CHANGES: dict[str, Any] = {
     "training.max_minutes": 1e-9,
     "training.log_every": 2,
     "training.checkpoint_every": 3,
+    "training.checkpoint_form": "sharded",
     "training.keep_checkpoints": 1,
     "training.trackers": (REFUSED, ["nonsense"]),
     "validation.every": 1,

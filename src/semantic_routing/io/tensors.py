@@ -53,14 +53,19 @@ def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Size], n
     Raises:
         ValueError: naming the first tensor that is wrong.
     """
-    for key in sorted(expected.keys() - tensors.keys()):
-        raise ValueError(f"{name} lacks {key}.")
-    for key in sorted(tensors.keys() - expected.keys()):
-        raise ValueError(f"{name} holds {key}, which the model does not have.")
-    for key, tensor in tensors.items():
-        if tensor.shape != expected[key]:
-            raise ValueError(f"{name} has {key} of shape {list(tensor.shape)}; the model wants {list(expected[key])}.")
+    check_shapes({key: tensor.shape for key, tensor in tensors.items()}, expected, name)
     check_finite(tensors.items(), name)
+
+
+def check_shapes(shapes: Mapping[str, Size], expected: Mapping[str, Size], name: object) -> None:
+    """Refuses names and shapes that are not exactly those expected; see `check_tensors`."""
+    for key in sorted(expected.keys() - shapes.keys()):
+        raise ValueError(f"{name} lacks {key}.")
+    for key in sorted(shapes.keys() - expected.keys()):
+        raise ValueError(f"{name} holds {key}, which the model does not have.")
+    for key, shape in shapes.items():
+        if shape != expected[key]:
+            raise ValueError(f"{name} has {key} of shape {list(shape)}; the model wants {list(expected[key])}.")
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]], name: object) -> None:

@@ -91,6 +91,9 @@ class TrainingConfig(Section):
     max_minutes: PositiveFloat | None = Field(None, description="stop with a checkpoint after this long")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(1000, description="steps between checkpoints")
+    checkpoint_form: Literal["whole", "sharded"] = Field(
+        "whole", description="whole: one process gathers and writes; sharded: each process writes what it holds"
+    )
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints that are kept")
     trackers: list[str] = Field([], description="accelerate trackers beside metrics.jsonl: tensorboard, wandb, …")
 

@@ -6,13 +6,12 @@ from typing import Literal
 import torch
 
 from ..io.files import whole_folder, write_text
-from ..io.tensors import check_tensors, read_tensors
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
-from .checkpoint import architecture, check_architecture, find_checkpoint
+from .checkpoint import architecture, check_architecture, find_checkpoint, read_weights
 from .config import load_config
 from .run import CONFIG
 
-WEIGHT_FILES = {"ema": "ema.safetensors", "raw": "model.safetensors"}
+PARTS: dict[str, Literal["ema", "model"]] = {"ema": "ema", "raw": "model"}
 
 
 def export_pipeline(
@@ -45,10 +44,7 @@ def export_pipeline(
     sizes = resolve_sizes(config)
     transformer = build_transformer(config, sizes)
     check_architecture(checkpoint, architecture(transformer))
-    path = checkpoint / WEIGHT_FILES[weights]
-    tensors = read_tensors(path)
-    check_tensors(tensors, {name: value.shape for name, value in transformer.state_dict().items()}, path)
-    transformer.load_state_dict(tensors)
+    transformer.load_state_dict(read_weights(checkpoint, PARTS[weights], transformer))
     for name, module in transformer.eval().named_children():
         if name not in transformer._keep_in_fp32_modules:
             module.to(getattr(torch, dtype))

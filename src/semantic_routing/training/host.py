@@ -11,7 +11,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from peft import LoraConfig
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapters import Routing, add_routing, find_routing, save_routing
@@ -21,6 +20,7 @@ from ..adapters.saving import digest
 from ..data import Batch, ExampleStream, Source
 from ..io.files import JsonObject
 from ..pipelines.schedule import accepts
+from .checkpoint import read_weights
 from .config import ValidationConfig
 from .host_config import AdaptConfig
 from .noising import FlowNoising, make_noising
@@ -180,9 +180,8 @@ class HostSubject(Subject):
 
     def save(self, checkpoint: Path, folder: Path) -> None:
         """Writes what was trained, with the averaged weights of a checkpoint."""
-        self.module.load_state_dict(
-            load_file(checkpoint / "ema.safetensors"), strict=False
-        )  # frozen weights: not there
+        averages = read_weights(checkpoint, "ema", self.module)
+        self.module.load_state_dict(averages, strict=False)  # frozen weights: not there
         if self.module.fusion is not None:
             save_routing(self.transformer, folder / "routing")
         if self.config.host.lora_rank:

@@ -1,9 +1,13 @@
 """Several processes of one run: how long they wait for each other, and which of them does not answer."""
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 WAIT = timedelta(minutes=30)
@@ -11,6 +15,27 @@ WAIT = timedelta(minutes=30)
 
 _LAST_WORD = timedelta(seconds=20)  # in which those that wait say so
 _POLL = 0.5  # seconds
+
+
+Answer = TypeVar("Answer")
+
+
+def ask_first(question: Callable[[], Answer]) -> Answer:
+    """The first process's answer, in all processes, which all ask; others need not look at the same files.
+
+    Raises:
+        ValueError: the question does, in the first process.
+    """
+    told: list[Answer | ValueError | None] = [None]
+    if PartialState().is_main_process:
+        try:
+            told = [question()]
+        except ValueError as error:
+            told = [error]
+    (answer,) = broadcast_object_list(told)
+    if isinstance(answer, ValueError):
+        raise answer
+    return answer
 
 
 def lost_connection(error: Exception) -> bool:

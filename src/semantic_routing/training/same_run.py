@@ -15,6 +15,7 @@ FREE: dict[str, Any] = {
     "training": {
         "attention_backend",
         "checkpoint_every",
+        "checkpoint_form",
         "compile",
         "gradient_accumulation",
         "gradient_checkpointing",

@@ -35,7 +35,7 @@ from .checkpoint import (
 )
 from .config import Config, RunConfig
 from .optimizer import build_optimizer
-from .processes import WAIT, lost_connection, silent_processes
+from .processes import WAIT, ask_first, lost_connection, silent_processes
 from .progress import Progress
 from .run import Metrics, RunLock, check_trackers, prepare_run
 from .same_run import check_same_run, fixed_part
@@ -136,7 +136,7 @@ class Trainer:
     ) -> None:
         """Makes or restores all that steps need, then the run's folder."""
         config, options = self.config, self.config.training
-        checkpoint = None if resume is None else find_checkpoint(options.output, resume)
+        checkpoint = None if resume is None else ask_first(lambda: find_checkpoint(options.output, resume))
         if checkpoint is not None:
             check_same_run(read_state(checkpoint).run or fixed_part(config), config, allow_changes, checkpoint)
         source = config.data.source.open(config.data.image_size, options.seed)
@@ -412,8 +412,8 @@ class Trainer:
             ema=self.ema,
             architecture=self.subject.architecture(),
             run_config=fixed_part(self.config),
-            is_main=self.accelerator.is_main_process,
             keep=self.config.training.keep_checkpoints,
+            form=self.config.training.checkpoint_form,
         )
         self.accelerator.wait_for_everyone()
         return checkpoint

@@ -1,9 +1,12 @@
 """Trains with FSDP2 on CPUs, which accelerate offers on accelerators only: it is told that these are some.
 
-`--then` begins the arguments of another run in the same processes, which saves their start.
+`--then` begins the arguments of another run in the same processes, which saves their start. Processes wait for each
+other for WAIT_SECONDS, if that is in the environment.
 """
 
+import os
 import sys
+from datetime import timedelta
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
 
 from semantic_routing.cli import main
+from semantic_routing.training import trainer
 
 original = AcceleratorState.__init__
 
@@ -26,6 +30,8 @@ def with_fsdp(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> 
 
 
 AcceleratorState.__init__ = with_fsdp
+if "WAIT_SECONDS" in os.environ:
+    trainer.WAIT = timedelta(seconds=int(os.environ["WAIT_SECONDS"]))
 
 
 def run(arguments: list[str]) -> None:

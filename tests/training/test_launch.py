@@ -23,11 +23,7 @@ SHARDED = Path(__file__).parent / "fsdp_on_cpu.py"
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "semantic_routing", "train"]
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-HYBRID = {
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
-    "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
-    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
-}
+TWO_BY_TWO = ["--num_processes", "4", "--parallelism_config_dp_shard_size", "2"]
 TWO = [
     "--multi_gpu",
     "--num_processes",
@@ -44,7 +40,10 @@ LAUNCHERS: dict[str, tuple[list[str], dict[str, str]]] = {
     "accelerate": ([str(BIN / "accelerate"), "launch", *TWO, *MODULE], {}),
     "torchrun": ([str(BIN / "torchrun"), "--nproc_per_node", "2", *MODULE], {}),
     "fsdp2": ([str(BIN / "torchrun"), "--nproc_per_node", "2", str(SHARDED)], FSDP),
-    "hsdp": ([str(BIN / "torchrun"), "--nproc_per_node", "4", str(SHARDED)], FSDP | HYBRID),
+    "hsdp": (
+        [str(BIN / "accelerate"), "launch", "--config_file", str(CONFIGS / "hsdp.yaml"), *TWO_BY_TWO, str(SHARDED)],
+        {},
+    ),
 }
 Metrics = list[dict[str, float]]
 
@@ -117,11 +116,13 @@ def test_sharded_training_goes_on_in_one_process(config: Path, tmp_path: Path) -
 
 
 def test_shards_go_on_in_any_number_of_processes(config: Path, tmp_path: Path) -> None:
-    """Two processes, bit for bit; then four as two replicas of two shards; then one, which makes the shards whole."""
+    """Two processes, bit for bit, also where blocks are computed again and the average lies on the CPU; then four as
+    two replicas of two shards; then one, which makes the shards whole."""
     alone = train_alone(config, tmp_path / "alone")
     shards, parts, one = "training.checkpoint_form=sharded", tmp_path / "parts", tmp_path / "one"
     again = [str(config), f"training.output={parts}", shards]
-    stages = [shards, "--then", *again, "training.steps=2", "--then", *again, "--resume", "latest"]
+    less_memory = ["training.gradient_checkpointing=true", "training.ema_device=cpu"]
+    stages = [shards, "--then", *again, "training.steps=2", "--then", *again, *less_memory, "--resume", "latest"]
     assert_same_curve(launch("fsdp2", config, tmp_path / "two", *stages), alone, 1e-5)
     last = "checkpoint-00000004"
     assert_same_shards(tmp_path / "two" / last, parts / last)
@@ -147,7 +148,9 @@ def test_sharding_does_not_change_precision(config: Path, tmp_path: Path) -> Non
     assert_same_curve(sharded, whole, 2e-6)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("one-gpu", "NO"), ("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("one-gpu", "NO"), ("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("hsdp", "FSDP")]
+)
 def test_accelerate_reads_its_configs(name: str, kind: str) -> None:
     config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
     assert str(config.distributed_type).rpartition(".")[2] == kind

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.training import NonFiniteLossError, checkpoint, train
 from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
@@ -116,6 +117,40 @@ def test_a_run_starts_from_a_pipeline_s_weights(make: Make, tmp_path: Path) -> N
     other["model"]["num_blocks"] = 3
     with pytest.raises(ValueError, match=r"num_blocks=2; the config says 3"):
         train(Config.model_validate(other))
+
+
+def test_where_the_average_is_kept_changes_nothing(make: Make) -> None:
+    beside, apart = (train(make(name, steps=2, ema_device=device)) for name, device in (("one", None), ("two", "cpu")))
+    assert (beside / "ema.safetensors").read_bytes() == (apart / "ema.safetensors").read_bytes()
+
+
+def test_a_lora_is_trained_resumed_and_loaded_by_a_pipeline(make: Make, tmp_path: Path) -> None:
+    folder = export_pipeline(train(make("first", steps=2)), tmp_path / "pipeline")
+    options: dict[str, Any] = {"lora_rank": 2, "initialize_from": str(folder), "checkpoint_every": 1}
+    whole = train(make("whole", steps=3, **options))
+    train(make("parts", steps=1, checkpoint_form="sharded", **options))
+    parts = train(make("parts", steps=3, **options), "latest")
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == {
+        path.name: path.read_bytes() for path in parts.iterdir()
+    }
+    trained = load_file(whole / "model.safetensors")
+    assert trained
+    assert all(".lora_" in name and "fusion" not in name for name in trained)
+
+    pipeline = SemanticRoutingPipeline.from_pretrained(folder)
+    sizes = pipeline.transformer.config
+    latents, text = torch.randn(1, 3, 32, 32), torch.randn(1, sizes.num_text_layers, 3, sizes.text_channels)
+    plain = pipeline.transformer(latents, torch.tensor([500.0]), text).sample
+    lora = export_pipeline(whole, tmp_path / "lora", weights="raw")
+    pipeline.load_lora_weights(lora, adapter_name="default")
+    assert not pipeline.transformer(latents, torch.tensor([500.0]), text).sample.equal(plain)
+    loaded = pipeline.transformer.state_dict()
+    assert all(loaded[name].equal(value) for name, value in trained.items())
+
+    model = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({name: 2 * value for name, value in load_file(model).items()}, model, {"format": "pt"})
+    with pytest.raises(ValueError, match="was trained with weights below="):
+        train(make("parts", steps=4, **options), "latest")
 
 
 def test_only_the_backbone_comes_from_a_pipeline_with_another_fusion(make: Make, tmp_path: Path) -> None:

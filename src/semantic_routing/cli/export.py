@@ -19,7 +19,8 @@ def command(
 ) -> None:
     """Turn a training checkpoint into a pipeline folder.
 
-    The folder is what `sroute generate` and `SemanticRoutingPipeline.from_pretrained` take.
+    The folder is what `sroute generate` and `SemanticRoutingPipeline.from_pretrained` take. Of a run with
+    training.lora_rank it holds the LoRA alone, for `load_lora_weights` of the pipeline that the run began from.
     """
     from ..training.export import export_pipeline
 

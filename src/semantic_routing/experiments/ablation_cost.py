@@ -75,7 +75,7 @@ def cost_table(by_label: Mapping[str, Sequence[Trial]], options: AblationOptions
         prompt, step = (sum(counts.values()) for counts in count_prompt_and_step(transformer, sampling))
         first = first or (parameters, step)
         changes = [f"{100 * (cost / base - 1):+.2f} %" for cost, base in zip((parameters, step), first, strict=True)]
-        memory = sum(training_memory(config, sizes, parameters).values())
+        memory = sum(training_memory(config, sizes, parameters, parameters).values())
         speed = np.median(
             [line["images_per_second"] for trial in own for line in read_lines(trial.run / "metrics.jsonl")]
         )

@@ -38,7 +38,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ..io.files import PARTIAL, JsonObject, whole_folder
 from ..io.messages import brief
@@ -403,12 +403,14 @@ def _bare(name: str) -> str:
 
 def gather(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be sharded, on the CPU; all processes take part."""
-    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
+    if isinstance(tensor, DTensor):
+        there: Any = tensor.to(tensor.device_mesh.device_type)  # an average may be on the CPU
+        tensor = there.full_tensor()
+    return tensor.cpu()
 
 
 def _scatter(whole: Tensor, target: Tensor) -> None:
     if isinstance(target, DTensor):
-        from torch.distributed.tensor import distribute_tensor
-
-        whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+        mesh = target.device_mesh
+        whole = distribute_tensor(whole.to(mesh.device_type), mesh, target.placements)
     target.copy_(whole)

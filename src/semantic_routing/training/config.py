@@ -68,6 +68,9 @@ class TrainingConfig(Section):
         description="what initialize_from gives: the whole transformer, or all but the fusion and text channels of "
         "another number",
     )
+    lora_rank: NonNegativeInt = Field(
+        0, le=65_536, description="of LoRAs on attention, which alone are trained then; 0 trains all weights"
+    )
     gradient_accumulation: PositiveInt = Field(
         1, le=1_000_000, description="parts that a batch is computed in, to need less memory"
     )
@@ -79,6 +82,7 @@ class TrainingConfig(Section):
         description="that the transformer and Muon compute in; its weights and the loss stay float32. auto is bfloat16 "
         "where this machine multiplies it fast, else float32",
     )
+    fp8: bool = Field(False, description="multiply matrices of blocks in eight bits, by torchao, on GPUs that do so")
     gradient_checkpointing: bool = Field(
         False, description="compute blocks again in the backward pass, to need less memory"
     )
@@ -88,6 +92,9 @@ class TrainingConfig(Section):
     attention_backend: str | None = Field(None, description="of diffusers, such as flash; None leaves its default")
     compile: bool = Field(False, description="torch.compile the repeated block")
     ema_decay: Decay = Field(0.9999, description="of the average of the weights; 0 follows the weights themselves")
+    ema_device: Literal["cpu"] | None = Field(
+        None, description="where the average is kept; cpu spares an accelerator's memory; None is beside the weights"
+    )
     max_minutes: PositiveFloat | None = Field(None, description="stop with a checkpoint after this long")
     log_every: PositiveInt = Field(10, description="steps between lines of metrics.jsonl")
     checkpoint_every: PositiveInt = Field(1000, description="steps between checkpoints")
@@ -166,6 +173,23 @@ class Config(RunConfig):
                 f"training.freeze_fusion_after is {self.training.freeze_fusion_after:g}, but a model of kind "
                 f"{self.model.kind} has no fusion"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _lora_has_a_model(self) -> "Config":
+        training = self.training
+        if training.lora_rank and (training.initialize_from is None or training.initialize != "transformer"):
+            raise ValueError(
+                f"training.lora_rank is {training.lora_rank}, but LoRAs are added to the whole transformer of a "
+                "pipeline: name one by training.initialize_from, and leave training.initialize at transformer"
+            )
+        for key, value in (
+            ("optimizer.muon_learning_rate", self.optimizer.muon_learning_rate),
+            ("optimizer.fusion_learning_rate", self.optimizer.fusion_learning_rate),
+            ("training.freeze_fusion_after", training.freeze_fusion_after),
+        ):
+            if training.lora_rank and value is not None:
+                raise ValueError(f"{key} is {value:g}, but with training.lora_rank only LoRAs are trained, by AdamW")
         return self
 
     @model_validator(mode="after")

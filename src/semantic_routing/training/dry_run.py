@@ -15,6 +15,7 @@ from ..models.flops import (
 )
 from .build import Sizes, build_transformer, language_model_config, resolve_sizes
 from .config import Config
+from .lora import lora_parameters
 from .run import check_trackers
 
 # Backward computes the gradients of a product's two factors: twice the work of forward.
@@ -39,7 +40,9 @@ def describe(config: Config) -> str:
     lines += [f"  {name:28} {count * (1 + BACKWARD) / 1e9:12.3f} G" for name, count in _with_total(flops)]
     if config.text.architecture is not None:
         lines += ["", *_paper_sampling(config, sizes, transformer)]
-    memory = training_memory(config, sizes, sum(parameters.values()))
+    rank, total = config.training.lora_rank, sum(parameters.values())
+    lora = lora_parameters(transformer, rank)
+    memory = training_memory(config, sizes, total + lora, lora if rank else total)
     lines += ["", f"Memory of the transformer in training, {config.training.batch_size} images at once in one process"]
     lines += [f"  {name:28} {count / 2**30:12.3f} GiB" for name, count in _with_total(memory)]
     return "\n".join(lines)
@@ -85,17 +88,23 @@ def _paper_sampling(config: Config, sizes: Sizes, transformer: DiffusionTransfor
     return [*lines, f"{note} a {once}"]
 
 
-def training_memory(config: Config, sizes: Sizes, parameters: int) -> dict[str, int]:
+def training_memory(config: Config, sizes: Sizes, parameters: int, trained: int) -> dict[str, int]:
     """Bytes that the transformer needs in training, by what they hold.
 
     Weights, gradients, AdamW's two moments and the average are float32; activations are measured, of one process.
+
+    Args:
+        config: the run.
+        sizes: what the transformer fits to.
+        parameters: of the transformer.
+        trained: of them, which have gradients.
     """
     images = config.training.batch_size // config.training.gradient_accumulation
     return {
         "weights": 4 * parameters,
-        "gradients": 4 * parameters,
-        "AdamW's moments": 8 * parameters,
-        "moving average": 4 * parameters,
+        "gradients": 4 * trained,
+        "AdamW's moments": 8 * trained,
+        "moving average": 4 * trained,
         "activations": images * _saved_for_backward(config, sizes),
     }
 

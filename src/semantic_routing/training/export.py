@@ -9,6 +9,7 @@ from ..io.files import whole_folder, write_text
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import architecture, check_architecture, find_checkpoint, read_weights
 from .config import load_config
+from .lora import add_lora, save_lora
 from .run import CONFIG
 
 PARTS: dict[str, Literal["ema", "model"]] = {"ema": "ema", "raw": "model"}
@@ -22,6 +23,9 @@ def export_pipeline(
     with_text_encoder: bool = True,
 ) -> Path:
     """Writes the pipeline of a checkpoint, whole or not at all, and returns its folder.
+
+    Of a run that trained LoRAs the folder holds these alone, for `load_lora_weights` of the pipeline that they were
+    trained on.
 
     Beside what every saved pipeline has, it holds the run's `config.yaml`, from which its model card tells the data.
 
@@ -44,7 +48,14 @@ def export_pipeline(
     sizes = resolve_sizes(config)
     transformer = build_transformer(config, sizes)
     check_architecture(checkpoint, architecture(transformer))
-    transformer.load_state_dict(read_weights(checkpoint, PARTS[weights], transformer))
+    rank = config.training.lora_rank
+    if rank:
+        add_lora(transformer, rank)
+    transformer.load_state_dict(read_weights(checkpoint, PARTS[weights], transformer), strict=not rank)
+    if rank:
+        with whole_folder(out) as partial:
+            save_lora(transformer, partial, getattr(torch, dtype))
+        return out
     for name, module in transformer.eval().named_children():
         if name not in transformer._keep_in_fp32_modules:
             module.to(getattr(torch, dtype))

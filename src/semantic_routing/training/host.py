@@ -6,10 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers.training_utils import cast_training_params
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
-from peft import LoraConfig
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,12 +21,10 @@ from ..pipelines.schedule import accepts
 from .checkpoint import read_weights
 from .config import ValidationConfig
 from .host_config import AdaptConfig
+from .lora import add_lora
 from .noising import FlowNoising, make_noising
 from .subject import Subject, generators
 from .trainer import Trainer
-
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "to_query", "to_key", "to_value", "out_layer")
-"""What LoRAs are put on: the projections of attention, as the models of `diffusers` call them."""
 
 
 def adapt(config: AdaptConfig, resume: str | None = None) -> Path:
@@ -124,13 +120,7 @@ class HostSubject(Subject):
         """Adds LoRAs, or sets free what of the host's own weights is trained."""
         options = self.config.host
         if options.lora_rank:
-            if not hasattr(self.transformer, "add_adapter"):
-                raise ValueError(f"host.lora_rank: {type(self.transformer).__name__} takes no LoRA in diffusers.")
-            names = [name for name, module in self.transformer.named_modules() if isinstance(module, nn.Linear)]
-            targets = [name for name in names if name.endswith(tuple(f".{end}" for end in ATTENTION))]
-            rank = options.lora_rank
-            self.transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
-            cast_training_params(self.transformer, torch.float32)
+            add_lora(self.transformer, options.lora_rank)
         elif options.trained == "all":
             self.transformer.requires_grad_(True)
         elif options.trained == "text":

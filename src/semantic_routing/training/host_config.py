@@ -62,6 +62,10 @@ class AdaptConfig(RunConfig):
     def _has_no_keys_of_our_own_model(self) -> "AdaptConfig":
         if self.training.initialize_from is not None:
             raise ValueError("training.initialize_from is of our own model; a host is named by host.pipeline")
+        if self.training.fp8:
+            raise ValueError("training.fp8 is of our own model")
+        if self.training.lora_rank:
+            raise ValueError("training.lora_rank is of our own model; a host's LoRAs are host.lora_rank")
         if self.optimizer.muon_learning_rate is not None:
             raise ValueError("optimizer.muon_learning_rate is of our own model; a host is trained by AdamW")
         if isinstance(self.data.source, LatentsSource):

@@ -17,6 +17,7 @@ FREE: dict[str, Any] = {
         "checkpoint_every",
         "checkpoint_form",
         "compile",
+        "ema_device",
         "gradient_accumulation",
         "gradient_checkpointing",
         "keep_checkpoints",

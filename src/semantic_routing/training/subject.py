@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from ..data import Batch, ExampleStream, Source
 from ..io.files import JsonObject
+from ..io.resources import resolve_pipeline
 from ..text import TextEncoder
+from ..text.places import model_digest
 from .build import (
     build_codecs,
     build_pipeline,
@@ -24,6 +27,7 @@ from .build import (
 )
 from .checkpoint import architecture
 from .config import Config, ValidationConfig
+from .lora import add_lora
 from .step import batch_loss
 from .validation_loss import ValidationLoss
 
@@ -103,6 +107,10 @@ class OwnModel(Subject):
         self.device = accelerator.device
         self.sizes = resolve_sizes(config)
         self.module = self.transformer = build_transformer(config, self.sizes)
+        if config.training.lora_rank:
+            # Checkpoints do not hold what is not trained: it is read again by each process that goes on.
+            self._take_over_weights()
+            add_lora(self.transformer, config.training.lora_rank)
         self.codec, decoder = build_codecs(config, self.device)
         # Features computed ahead leave the text encoder nothing to do but validation.
         self.encoder: TextEncoder | None = None
@@ -128,11 +136,19 @@ class OwnModel(Subject):
         return build_stream(self.config, source, self.sizes)
 
     def architecture(self) -> JsonObject:
-        """The transformer's configuration."""
-        return architecture(self.transformer)
+        """The transformer's configuration, and which weights LoRAs were added to."""
+        options = self.config.training
+        if not (options.lora_rank and options.initialize_from):
+            return architecture(self.transformer)
+        base = model_digest(str(Path(resolve_pipeline(options.initialize_from), "transformer")))
+        return architecture(self.transformer) | {"lora_rank": options.lora_rank, "weights below": base}
 
     def initialize(self) -> None:
         """Takes over the weights of another pipeline, where the config names one."""
+        if not self.config.training.lora_rank:  # has them
+            self._take_over_weights()
+
+    def _take_over_weights(self) -> None:
         options = self.config.training
         if options.initialize_from:
             copy_weights(options.initialize_from, self.transformer, options.initialize)

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.utils.data import DataLoader
@@ -24,6 +23,7 @@ from ..data.stream import NumberSampler
 from ..io.images import save_image
 from ..io.messages import LONGEST, NO_MEMORY, StoppedError, lacks_memory
 from ..reporting.picture_grid import Row, picture_grid
+from .average import WeightAverage
 from .checkpoint import (
     check_architecture,
     find_checkpoint,
@@ -34,6 +34,7 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import Config, RunConfig
+from .fp8 import check_fp8, use_fp8
 from .optimizer import build_optimizer
 from .processes import WAIT, ask_first, lost_connection, silent_processes
 from .progress import Progress
@@ -119,6 +120,8 @@ class Trainer:
             project_dir=str(options.output),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         )
+        if options.fp8:
+            check_fp8(self.accelerator.device)
         self.micro_batch = self._micro_batch()
         self.lock = RunLock(options.output) if self.accelerator.is_main_process else None
         try:
@@ -187,6 +190,8 @@ class Trainer:
             transformer.set_attention_backend(options.attention_backend)
         if options.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
+        if options.fp8:
+            use_fp8(transformer.blocks)
         if options.compile:
             transformer.compile_repeated_blocks()
         self.optimizer = build_optimizer(optimizer, self.subject.module, options.precision)
@@ -209,7 +214,7 @@ class Trainer:
             num_training_steps=options.steps,
         )
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.ema = EMAModel(trained, decay=options.ema_decay)
+        self.ema = WeightAverage(trained, options.ema_decay, options.ema_device)
 
     def run(self) -> Path:
         """Runs to the last step, or until a signal asks to stop, and leaves a checkpoint either way."""
@@ -452,11 +457,11 @@ class Trainer:
 
 
 def fusion_parameters(transformer: nn.Module) -> dict[str, Tensor]:
-    """Copies of the fusion's learned parameters, on the CPU; none where there is no fusion."""
+    """Copies of the fusion's trained parameters, on the CPU; none where there is no fusion."""
     return {
         name: gather(parameter.detach()).clone()
         for name, parameter in transformer.named_parameters()
-        if name.startswith("fusion.")
+        if name.startswith("fusion.") and parameter.requires_grad
     }
 
 

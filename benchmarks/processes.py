@@ -22,6 +22,7 @@ import typer
 
 from semantic_routing.io.jsonl import read_lines
 from semantic_routing.text.tiny import TINY_MODELS, write_tiny_model
+from semantic_routing.training.export import export_pipeline
 from semantic_routing.training.sharded import read_whole
 
 SHARDED = Path(__file__).parents[1] / "tests" / "training" / "fsdp_on_cpu.py"
@@ -32,11 +33,16 @@ STOPPED_FOR = 20  # seconds, until the other process gives up
 
 
 class Run(NamedTuple):
-    """A run, and the one whose checkpoint of two steps it goes on from."""
+    """A run, the one whose checkpoint of two steps it goes on from, and the one that it is compared with."""
 
     name: str
     options: tuple[str, ...] = ()
     after: str | None = None
+    like: str = "one"
+
+
+PIPELINE = "pipeline"  # of the first run
+LORA = ("training.lora_rank=2", f"training.initialize_from={PIPELINE}")
 
 
 # Those of one line run in the same processes, one after the other.
@@ -57,6 +63,8 @@ LAUNCHES: list[tuple[int, list[Run]]] = [
     (2, [Run("two after four", after="four"), Run("two after two, whole checkpoints", after="two, whole checkpoints")]),
     (1, [Run("one after two", after="two")]),
     (1, [Run("one after four", after="four")]),
+    (1, [Run("one, LoRA", LORA)]),
+    (2, [Run("two, LoRA", LORA, like="one, LoRA"), Run("two, LoRA after one", LORA, "one, LoRA", "one, LoRA")]),
 ]
 
 
@@ -82,11 +90,13 @@ def arguments(folder: Path, run: Run) -> list[str]:
     return words
 
 
-def difference(folder: Path, name: str) -> float:
-    """The largest of the losses, relative to one process's."""
-    wanted = {line["step"]: line["loss"] for line in read_lines(folder / "one" / "metrics.jsonl")}
-    seen = {line["step"]: line["loss"] for line in read_lines(folder / name / "metrics.jsonl")}
-    assert max(seen) == STEPS, name
+def difference(folder: Path, run: Run) -> float:
+    """The largest between the losses of a run and those of one process, relative to these."""
+    wanted, seen = (
+        {line["step"]: line["loss"] for line in read_lines(folder / name / "metrics.jsonl")}
+        for name in (run.like, run.name)
+    )
+    assert max(seen) == STEPS, run.name
     return max(abs(loss / wanted[step] - 1) for step, loss in seen.items())
 
 
@@ -167,9 +177,11 @@ def main(
         write_config(folder)
         for processes, runs in LAUNCHES:
             words, environment = command(processes, [arguments(folder, run) for run in runs])
-            subprocess.run(words, env=environment, check=True)
+            subprocess.run(words, env=environment, check=True, cwd=folder)
+            if not (folder / PIPELINE).exists():
+                export_pipeline(folder / "one", folder / PIPELINE)
             for run in runs:
-                found = difference(folder, run.name)
+                found = difference(folder, run)
                 typer.echo(f"{run.name}: {found:.1e}{'' if found <= LARGEST_DIFFERENCE else ', TOO MUCH'}")
         typer.echo(terminate_and_go_on(folder))
         typer.echo(stop_one(folder))

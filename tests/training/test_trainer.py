@@ -149,7 +149,7 @@ def test_a_lora_is_trained_resumed_and_loaded_by_a_pipeline(make: Make, tmp_path
 
     model = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     save_file({name: 2 * value for name, value in load_file(model).items()}, model, {"format": "pt"})
-    with pytest.raises(ValueError, match="was trained with weights below="):
+    with pytest.raises(ValueError, match="was trained with base_weights="):
         train(make("parts", steps=4, **options), "latest")
 
 

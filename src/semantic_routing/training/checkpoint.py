@@ -250,10 +250,11 @@ def _tensors(
     options = AS_HELD if sharded else FULL_ON_CPU
     weights: dict[str, Any] = get_model_state_dict(model, options=options)
     untouched = not optimizer.state
-    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
+    found: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
+    moments = found.get("state", {})  # what is gathered comes to the first process alone
     if untouched:
         # Asking for moments that are not there yet makes them by a step of size zero, which is no step of training.
-        for state in (*optimizer.state.values(), *moments["state"].values()):
+        for state in (*optimizer.state.values(), *moments.values()):
             if "step" in state:  # Muon counts none
                 state["step"].zero_()
     averages = {name: value if sharded else gather(value) for name, value in _averages(model, ema).items()}
@@ -268,13 +269,9 @@ def _averages(model: nn.Module, ema: EMAModel) -> dict[str, Tensor]:
     return dict(zip(names, ema.shadow_params, strict=True))
 
 
-def _flat(moments: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An optimizer's state as tensors that are named `parameter/key`."""
-    return {
-        f"{name}/{key}": torch.as_tensor(value)
-        for name, state in moments["state"].items()
-        for key, value in state.items()
-    }
+def _flat(moments: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """An optimizer's state, by parameter, as tensors that are named `parameter/key`."""
+    return {f"{name}/{key}": torch.as_tensor(value) for name, state in moments.items() for key, value in state.items()}
 
 
 def _write_whole(tensors: Mapping[str, Mapping[str, Tensor]], folder: Path) -> dict[str, FileMark]:
@@ -343,12 +340,12 @@ def _load_shards(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Opti
     stored = stored_shapes(checkpoint)
     learned = {name.rpartition("/")[0].removeprefix("optimizer/") for name in stored if name.startswith("optimizer/")}
     moments["state"] = _that_learned(moments["state"], learned)
-    held = _in_parts({"model": weights, "ema": averages | others, "optimizer": _flat(moments)})
+    held = _in_parts({"model": weights, "ema": averages | others, "optimizer": _flat(moments["state"])})
     check_shapes(stored, {name: value.shape for name, value in held.items()}, checkpoint)
     read_shards(held, checkpoint)
     own = {name: value.to_local() if isinstance(value, DTensor) else value for name, value in held.items()}
     check_finite(own.items(), checkpoint)
-    set_model_state_dict(model, weights, options=AS_HELD)
+    set_model_state_dict(model, weights, options=SOME_AS_HELD)
     _set_moments(model, optimizer, moments, SOME_AS_HELD)
 
 
@@ -388,7 +385,7 @@ def _load_moments(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     fresh: dict[str, Any] = get_optimizer_state_dict(model, optimizer)
     tensors = read_tensors(path)
     there = _that_learned(fresh["state"], {name.rpartition("/")[0] for name in tensors})
-    check_tensors(tensors, {name: value.shape for name, value in _flat({"state": there}).items()}, path)
+    check_tensors(tensors, {name: value.shape for name, value in _flat(there).items()}, path)
     moments: dict[str, dict[str, Tensor]] = {name: {} for name in there}
     for full, value in tensors.items():
         name, _, key = full.rpartition("/")

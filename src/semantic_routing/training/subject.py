@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 from ..data import Batch, ExampleStream, Source
 from ..io.files import JsonObject
-from ..io.resources import resolve_pipeline
 from ..text import TextEncoder
-from ..text.places import model_digest
 from .build import (
     build_codecs,
     build_pipeline,
@@ -27,7 +24,7 @@ from .build import (
 )
 from .checkpoint import architecture
 from .config import Config, ValidationConfig
-from .lora import add_lora
+from .lora import add_lora, weights_digest
 from .step import batch_loss
 from .validation_loss import ValidationLoss
 
@@ -110,6 +107,7 @@ class OwnModel(Subject):
         if config.training.lora_rank:
             # Checkpoints do not hold what is not trained: it is read again by each process that goes on.
             self._take_over_weights()
+            self.base = weights_digest(self.transformer)
             add_lora(self.transformer, config.training.lora_rank)
         self.codec, decoder = build_codecs(config, self.device)
         # Features computed ahead leave the text encoder nothing to do but validation.
@@ -137,11 +135,8 @@ class OwnModel(Subject):
 
     def architecture(self) -> JsonObject:
         """The transformer's configuration, and which weights LoRAs were added to."""
-        options = self.config.training
-        if not (options.lora_rank and options.initialize_from):
-            return architecture(self.transformer)
-        base = model_digest(str(Path(resolve_pipeline(options.initialize_from), "transformer")))
-        return architecture(self.transformer) | {"lora_rank": options.lora_rank, "weights below": base}
+        found, rank = architecture(self.transformer), self.config.training.lora_rank
+        return found | {"lora_rank": rank, "base_weights": self.base} if rank else found
 
     def initialize(self) -> None:
         """Takes over the weights of another pipeline, where the config names one."""

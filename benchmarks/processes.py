@@ -63,7 +63,7 @@ LAUNCHES: list[tuple[int, list[Run]]] = [
     (2, [Run("two after four", after="four"), Run("two after two, whole checkpoints", after="two, whole checkpoints")]),
     (1, [Run("one after two", after="two")]),
     (1, [Run("one after four", after="four")]),
-    (1, [Run("one, LoRA", LORA)]),
+    (1, [Run("one, LoRA", LORA, like="one, LoRA")]),
     (2, [Run("two, LoRA", LORA, like="one, LoRA"), Run("two, LoRA after one", LORA, "one, LoRA", "one, LoRA")]),
 ]
 

@@ -14,6 +14,7 @@ import torch
 import typer
 from torch import Tensor
 
+from semantic_routing.io.precision import fast_precision
 from semantic_routing.pipelines.loading import usable_device
 
 # Options that several rows have.
@@ -46,11 +47,10 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def alternate(
-    sides: Mapping[str, Callable[..., object]],
+    sides: Mapping[str, Callable[..., Any]],
     rounds: int,
     device: torch.device,
-    measure: Callable[[Callable[..., object], torch.device], float] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    measure: Callable[[Callable[..., Any], torch.device], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each side in each round. Every other round goes backwards, so that no side always comes first.
 
@@ -58,25 +58,24 @@ def alternate(
         sides: what to run, by name.
         rounds: that are counted, after one that is not.
         device: to wait for.
-        measure: tells the seconds of a side; None is `timed` with the clock.
-        clock: `time.process_time` counts what one process computes, which a busy machine changes less.
+        measure: tells the seconds of a side; None is `timed`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in list(sides)[:: -1 if number % 2 else 1]:
-            taken = measure(sides[name], device) if measure else timed(sides[name], device, clock)
+            taken = (measure or timed)(sides[name], device)
             if number:
                 seconds[name].append(taken)
     return seconds
 
 
-def timed(work: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds until the device has done it."""
     synchronise(device)
-    started = clock()
+    started = time.perf_counter()
     work()
     synchronise(device)
-    return clock() - started
+    return time.perf_counter() - started
 
 
 def synchronise(device: torch.device) -> None:
@@ -135,10 +134,21 @@ def _resident(field: str) -> int:
     return 1024 * int(found[1])
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:
-    """FLOP/s of one large product of square matrices, the best of several."""
+def fast_dtype() -> torch.dtype:
+    """That in which this machine multiplies matrices faster; models of the rows compute in it."""
+    dtype: torch.dtype = getattr(torch, fast_precision())
+    return dtype
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def matrix_peak(device: torch.device) -> float:
+    """FLOP/s of one large product of square matrices in `fast_dtype`, the best of several."""
     side, repeats = (8192, 10) if device.type == "cuda" else (2048, 1)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=fast_dtype()) for _ in range(2))
 
     def products() -> None:
         for _ in range(repeats):

@@ -42,7 +42,7 @@ def measure(
     router = SemanticRouter(strategy, layers, blocks).to(device)
     for parameter in router.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    stack = torch.randn(1, layers, tokens, channels, dtype=torch.bfloat16, device=device)
+    stack = torch.randn(1, layers, tokens, channels, dtype=common.fast_dtype(), device=device)
     timestep = torch.tensor([500.0], device=device)
     result = router(router.prepare(stack), timestep).clone()
 
@@ -73,7 +73,7 @@ def measure(
         f"{stack.nbytes / 2**20:.0f} MiB read, {result.nbytes / 2**20:.0f} MiB written; the product alone would take "
         f"{1000 * product:.1f} ms at the measured matrix peak, normalization not counted."
     ]
-    sizes = f"{blocks} blocks, {layers} layers, {tokens} tokens, {channels} channels, bfloat16"
+    sizes = f"{blocks} blocks, {layers} layers, {tokens} tokens, {channels} channels, {common.name_of(stack.dtype)}"
     return Report(sizes, rows, seconds, flops=flops, notes=notes)
 
 

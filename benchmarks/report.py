@@ -16,7 +16,7 @@ import typer
 
 from semantic_routing.io.versions import versions
 
-from .common import bandwidth, matrix_peak, median
+from .common import bandwidth, fast_dtype, matrix_peak, median, name_of
 
 HEADER = ("what", "wanted", "measured", "lowest to highest", "by counts", "command")
 
@@ -87,7 +87,7 @@ class Report:
             line = f"{name}: {1000 * median(seconds):.1f} ms"
             if name in self.flops:
                 share = self.flops[name] / median(seconds) / machine["matrix_flops_per_second"]
-                line += f", {self.flops[name] / 1e9:.1f} GFLOP, {share:.0%} of the measured bfloat16 matrix peak"
+                line += f", {self.flops[name] / 1e9:.1f} GFLOP, {share:.0%} of the measured matrix peak"
             lines.append(line)
         lines += [f"{name}: {size / 2**20:.0f} MiB at the peak" for name, size in self.peak_bytes.items()]
         return lines
@@ -101,6 +101,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "type": name_of(fast_dtype()),
         "matrix_flops_per_second": matrix_peak(device),
         "bytes_per_second": bandwidth(device),
         "versions": versions(),
@@ -112,7 +113,7 @@ def machine_line(machine: dict[str, Any]) -> str:
     peak, copied = machine["matrix_flops_per_second"] / 1e12, machine["bytes_per_second"] / 1e9
     return (
         f"{machine['device']} ({machine['processor']}, {machine['threads']} threads on {machine['cores']} cores), "
-        f"measured {peak:.2f} TFLOP/s in bfloat16 products and {copied:.1f} GB/s in copies; "
+        f"measured {peak:.2f} TFLOP/s in {machine['type']} products and {copied:.1f} GB/s in copies; "
         f"torch {machine['versions']['torch']}."
     )
 

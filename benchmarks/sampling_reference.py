@@ -31,7 +31,7 @@ def make_text(sizes: Sizes, tokens: int, length: int, device: torch.device) -> T
     """Hidden states of the empty prompt, one token, and of one with `tokens`, padded to `length`."""
     generator = torch.Generator(device).manual_seed(0)
     shape = (ROWS, sizes.text_layers, tokens, sizes.text_channels)
-    states = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+    states = torch.randn(shape, generator=generator, device=device, dtype=common.fast_dtype())
     mask = torch.arange(length, device=device) < torch.tensor([[1], [tokens]], device=device)
     return TextFeatures(F.pad(states, (0, 0, 0, length - tokens), value=1.0), mask)
 
@@ -39,10 +39,10 @@ def make_text(sizes: Sizes, tokens: int, length: int, device: torch.device) -> T
 @torch.no_grad()
 def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.device) -> Report:
     """Times, peaks and counts of both sides."""
-    model = make_transformer(sizes, "depth-wise", device, torch.bfloat16).eval()
+    model = make_transformer(sizes, "depth-wise", device, common.fast_dtype()).eval()
     reference = ReferenceWay(model)
     side = sizes.latent_size
-    latents = torch.randn(ROWS, sizes.latent_channels, side, side, device=device, dtype=torch.bfloat16)
+    latents = torch.randn(ROWS, sizes.latent_channels, side, side, device=device, dtype=common.fast_dtype())
     timestep = torch.full((ROWS,), 500.0, device=device)
 
     def prepare(text: TextFeatures) -> object:
@@ -77,13 +77,14 @@ def measure(sizes: Sizes, tokens: int, steps: int, rounds: int, device: torch.de
     rows = [Row(f"{what}: time", "≤ 0.75", times, whole / (steps * reference_step))]
     if peaks:
         rows.append(Row(f"{what}: memory beyond weights", "≤ 0.5", [peaks["ours"] / peaks["reference's way"]]))
-    stack = ROWS * sizes.text_layers * sizes.text_channels
+    stack, dtype = ROWS * sizes.text_layers * sizes.text_channels, latents.dtype
     notes = [
         f"A run is counted as {steps} steps; both sides give the same prediction, to {distance:.1e}.",
-        f"Text at the peak, by count: {2 * stack * tokens / 2**20:.0f} MiB ours (bfloat16, real tokens), "
-        f"{6 * stack * MAX_LENGTH / 2**20:.0f} MiB in the reference's way (bfloat16 and float32, all positions).",
+        f"Text at the peak, by count: {dtype.itemsize * stack * tokens / 2**20:.0f} MiB ours (real tokens), "
+        f"{(dtype.itemsize + 4) * stack * MAX_LENGTH / 2**20:.0f} MiB in the reference's way (with a float32 copy, all "
+        "positions).",
     ]
-    return Report(f"{sizes}; bfloat16", rows, seconds, peaks, flops, notes)
+    return Report(f"{sizes}; {common.name_of(dtype)}", rows, seconds, peaks, flops, notes)
 
 
 def count(model: Any, side: int, tokens: int, steps: int) -> tuple[float, float, float]:

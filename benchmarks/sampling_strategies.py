@@ -40,7 +40,8 @@ def compare(
     sizes: Sizes, strategies: Sequence[str], tokens: int, steps: int, rounds: int, device: torch.device
 ) -> Report:
     """Times of a guided step over those of `penultimate`."""
-    base = make_pipeline(sizes, "joint", device, torch.bfloat16)
+    dtype = common.fast_dtype()
+    base = make_pipeline(sizes, "joint", device, dtype)
     pipelines = {name: with_strategy(base, name) for name in (BASELINE, *strategies)}
     noise = torch.randn(1, sizes.latent_channels, sizes.latent_size, sizes.latent_size)
     prompt = caption(tokens)
@@ -60,7 +61,8 @@ def compare(
         for name in strategies
     ]
     notes = [
-        f"One guided image in {steps} steps, prompt of {tokens} tokens, bfloat16, no autoencoder (the same for all).",
+        f"One guided image in {steps} steps, prompt of {tokens} tokens, {common.name_of(dtype)}, no autoencoder (the "
+        "same for all).",
         *(
             f"{name}: {once / 1e9:.1f} GFLOP once a prompt, language model included"
             for name, (once, _) in flops.items()

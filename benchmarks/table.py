@@ -18,6 +18,8 @@ ROWS = (
     "sampling_reference",
     "fusion",
     "training",
+    "training_speed",
+    "one_image",
     "gpu_training",
 )
 BEGIN, END = "<!-- make bench -->", "<!-- end -->"

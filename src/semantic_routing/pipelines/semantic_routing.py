@@ -366,7 +366,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         tensor_inputs: Sequence[str],
     ) -> Tensor:
         """Goes the steps of the scheduler at `timesteps`."""
-        order = self.scheduler.order
+        order, dtype = self.scheduler.order, self.transformer.dtype  # which looks through all modules
         self._num_timesteps = len(timesteps)
         lora_scale = (self.attention_kwargs or {}).get("scale", 1.0)
         noise = {"generator": generator} if accepts(self.scheduler.step, "generator") else {}
@@ -376,7 +376,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                     continue
                 self._current_timestep = timestep
                 context = text.context(self.transformer, gate_time(timestep[None].float()), lora_scale)
-                flow = self._flow(latents, timestep.float(), context, step)
+                flow = self._flow(latents, timestep.float(), context, step, dtype)
                 latents = self.scheduler.step(flow, timestep, latents, return_dict=False, **noise)[0]
                 if callback is not None:
                     latents = self._call_back(callback, step, timestep, latents, text, tensor_inputs)
@@ -385,7 +385,9 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self._current_timestep = None
         return latents
 
-    def _flow(self, latents: Tensor, timestep: Tensor, context: TextContext | ContextOfState, step: int) -> Tensor:
+    def _flow(
+        self, latents: Tensor, timestep: Tensor, context: TextContext | ContextOfState, step: int, dtype: torch.dtype
+    ) -> Tensor:
         """The velocity at a timestep, guided if guidance is on."""
         guided = self.do_classifier_free_guidance
         noisy = torch.cat([latents, latents]) if guided else latents
@@ -393,7 +395,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         place = {"step_index": step, "sigma": timestep / 1000, "num_inference_steps": self.num_timesteps}
         with self.transformer.cache_context("all_rows", **place):
             output = self.transformer(
-                noisy.to(self.transformer.dtype), times, text_context=context, attention_kwargs=self.attention_kwargs
+                noisy.to(dtype), times, text_context=context, attention_kwargs=self.attention_kwargs
             ).sample
         flow = velocity(output, noisy, times, self.transformer.config.prediction)
         if not guided:

@@ -165,6 +165,7 @@ class Trainer:
             self.schedule.step()  # sets the learning rates
         self.stop = self.signaled = False
         self.failure: str | None = None
+        self.seconds_waited, self.asked = 0.0, time.perf_counter()
         self.deadline = time.perf_counter() + 60 * (options.max_minutes or float("inf"))
         # Written last: whatever is wrong with the config has been said by now.
         if self.lock is not None:
@@ -260,7 +261,6 @@ class Trainer:
         seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
         with Progress(self.step, options.steps, main, seconds) as progress:
             batches = self._batches()
-            self.seconds_waited, self.asked = 0.0, time.perf_counter()
             while self.step < options.steps:
                 started = time.perf_counter()
                 parts = self._read(batches)

@@ -19,7 +19,6 @@ import typer
 
 from semantic_routing.io.precision import fast_precision
 from semantic_routing.training.config import load_config
-from semantic_routing.training.optimizer import CombinedOptimizer
 from semantic_routing.training.subject import OwnModel
 from semantic_routing.training.trainer import make_trainer
 
@@ -40,7 +39,6 @@ class Trained:
         encoder = trainer.subject.encoder
         if plain:
             encoder.memory = None
-            use_plain_muon(trainer.optimizer)
         with trainer.accelerator.autocast():
             for start in range(0, 0 if encoder.memory is None else seen, trainer.micro_batch):
                 numbers = range(start, start + trainer.micro_batch)
@@ -82,13 +80,6 @@ class Side:
         seconds, loss = self.pipe.recv()
         self.losses.append(loss)
         return float(seconds)
-
-
-def use_plain_muon(optimizer: torch.optim.Optimizer) -> None:
-    """Lets `torch.optim.Muon` move the matrices, which computes in bfloat16."""
-    assert isinstance(optimizer, CombinedOptimizer)
-    *others, muon = optimizer.parts
-    optimizer.parts = [*others, torch.optim.Muon(muon.param_groups[0]["params"])]
 
 
 def measure(config: str, batch_size: int, seen: int, compiled: bool, rounds: int, folder: Path) -> Report:

@@ -1,6 +1,6 @@
 """Runs every row, each in a process of its own, and writes one table of them all: `make bench`.
 
-`--quick` takes smaller sizes and fewer rounds, so that all rows together take a few minutes on two cores.
+`--quick` takes smaller sizes and fewer rounds, for a first look.
 """
 
 import subprocess

@@ -18,10 +18,13 @@ def fast_precision() -> Precision:
     import torch  # late, because most configs name their precision
 
     accelerator = torch.accelerator.current_accelerator()
-    if accelerator is None:
-        known: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
+    if accelerator is not None:
         known = accelerator.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    elif hasattr(torch.cpu, "get_capabilities"):
+        # AVX-512 BF16, AMX, or what Arm calls theirs
+        known = any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+    else:  # an older torch
+        known = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if known else "float32"
 
 

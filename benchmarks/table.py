@@ -21,6 +21,7 @@ ROWS = (
     "training_speed",
     "one_image",
     "gpu_training",
+    "geneval_scoring",
 )
 BEGIN, END = "<!-- make bench -->", "<!-- end -->"
 

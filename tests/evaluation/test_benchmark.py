@@ -12,6 +12,7 @@ from semantic_routing.cli import app
 from semantic_routing.evaluation import BENCHMARKS, GenAIBench, agreement, runner
 from semantic_routing.evaluation.benchmark import DetectorBenchmark
 from semantic_routing.evaluation.image_files import FlatFolder
+from semantic_routing.evaluation.judges.endpoint import EndpointJudge
 from semantic_routing.evaluation.result import Measure, read_result
 from semantic_routing.evaluation.runner import score
 from semantic_routing.io.jsonl import read_lines
@@ -59,6 +60,7 @@ def test_options_reach_sampling_and_scoring(registered, tmp_path, monkeypatch):
         return [Done()]
 
     monkeypatch.setattr(agreement, "score_by_all", score_by_all)
+    monkeypatch.setattr(EndpointJudge, "try_out", lambda judge, form: seen.update(tried=judge.client.url))
 
     class Done:
         complete = True
@@ -84,6 +86,7 @@ def test_options_reach_sampling_and_scoring(registered, tmp_path, monkeypatch):
     options = benchmark.options
     assert (options.model, options.url, options.workers, options.device) == ("m", "http://x/v1", 5, "cpu")
     assert (benchmark.kind, benchmark.form.image_first, options.retries) == ("exact_yes", False, 5)
+    assert seen["tried"] == "http://x/v1"
     assert seen["rest"] == (tmp_path / "out", tmp_path, 3, True)
 
 

@@ -41,8 +41,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def benchmark(folder, clip, **options):
-    chosen = {"clip": clip, "features": clip, "cmmd_clip": clip, "least": 6, "device": "cpu"}
+def benchmark(folder, model, **options):
+    chosen = {"clip": model, "features": model, "cmmd_clip": model, "least": 6, "device": "cpu"}
     return CaptionedImages(folder / "set.jsonl", **{**chosen, **options})
 
 
@@ -121,3 +121,67 @@ def test_mistakes(tmp_path, record, options, says):
         CaptionedImages(tmp_path / "set.jsonl", **options)
     if record == {"text": "a cat"}:
         assert CaptionedImages(tmp_path / "set.jsonl", distances="none").prompts == {0: "a cat"}
+
+
+def test_a_pipeline_predicts_the_records_pictures(folder, tiny_models, tiny_pipeline, tmp_path):
+    def made(name, **options):
+        chosen = {"clip": "none", "distances": "none", "predict": 8, "pipeline": str(tiny_pipeline)}
+        own = CaptionedImages(folder / "set.jsonl", **{**chosen, **options}, device="cpu")
+        return score(own, tmp_path / name, folder / "made")
+
+    (folder / "real" / "cat3.png").write_bytes(b"no image")
+    result = made("whole")
+    rows = {(row.name, row.part): row for row in result.rows}
+    assert {part for _, part in rows} == {"validation loss", "information"}
+    # Of the first nine records one does not open; the tag "even" has those of 0, 2, 4, 6 and 8.
+    assert (rows["cats", "validation loss"].prompts, rows["even", "validation loss"].prompts) == (8, 5)
+    assert result.settings["predicted"]["pictures"] == 8
+    assert len(result.settings["predicted"]["unreadable"]) == 1
+    losses = [result.values[f"{number}/validation loss"] for number in (0, 2, 4, 6, 8)]
+    assert rows["even", "validation loss"].score == pytest.approx(np.mean(losses))
+    kept = (tmp_path / "whole" / "predictions.jsonl").read_text()
+    assert made("whole").values == result.values
+    assert (tmp_path / "whole" / "predictions.jsonl").read_text() == kept, "nothing is measured twice"
+    assert made("beside", clip=tiny_models).values.items() >= result.values.items()
+
+
+def test_the_loss_is_that_of_the_velocity():
+    from semantic_routing.evaluation.information import Subject
+    from semantic_routing.evaluation.prediction import velocity_losses
+    from semantic_routing.training.validation_loss import SIGMAS
+
+    clean = torch.rand(3, 4, 4)
+    seen = []
+
+    def denoiser(captions):
+        def denoise(noisy, sigma):  # a sample that is off by σ / 2 is a velocity that is off by a half
+            seen.append(sigma)
+            return clean[None] + sigma / 2
+
+        return denoise
+
+    assert velocity_losses(denoiser, [Subject("a", clean, ["a cat"])]) == pytest.approx([0.25])
+    assert seen == pytest.approx(SIGMAS)
+
+
+def test_networks_that_are_missing_are_told_before_sampling(folder, tiny_models, tmp_path):
+    for option, name in (("clip", "--clip"), ("features", "--features"), ("cmmd_clip", "--cmmd-clip")):
+        with pytest.raises(ValueError, match=f"^{name} none/such cannot be loaded; `hf download none/such` brings it"):
+            benchmark(folder, tiny_models, **{option: "none/such"}).check_judge(ask=True)
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        benchmark(folder, tiny_models, clip=str(tmp_path)).check_judge(ask=True)
+    benchmark(folder, tiny_models).check_judge(ask=True)
+    with pytest.raises(ValueError, match=r"--clip none/such cannot be loaded"):
+        score(benchmark(folder, "none/such"), tmp_path / "out", folder / "made")
+
+
+def test_something_must_be_asked_for(folder, tiny_models):
+    with pytest.raises(ValueError, match="leave nothing to measure"):
+        benchmark(folder, "none", distances="none")
+
+
+def test_networks_are_named_with_their_weights(folder, tiny_models, tmp_path):
+    settings = score(benchmark(folder, tiny_models), tmp_path / "out", folder / "made").settings
+    assert settings["clip"]["model"] == settings["fid"]["model"] == tiny_models
+    assert len({settings[name]["weights"] for name in ("clip", "fid", "cmmd")}) == 1
+    assert len(settings["clip"]["weights"]) == 64

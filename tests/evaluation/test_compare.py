@@ -134,3 +134,24 @@ def test_the_page_sorts_and_tells_differences_of_protocol(write, tmp_path):
     assert "http" not in page, "nothing is fetched from anywhere"
     assert "run-1 differs from run-0 in judge&#39;s model" in page
     assert page.count("<tr>") == 2 + 4 + len(found.differences)
+
+
+def test_no_difference_is_larger_than_scores_can_differ(write):
+    same = np.array([[0.5, 0.5], [0.5, 0.5]])
+    found = compare([[write("one", same)], [write("other", same)]])
+    assert [(entry.low, entry.high) for entry in found.differences[:2]] == [(-1.0, 1.0)] * 2
+    assert found.differences[0].verdict == "no difference larger than 1.000"
+
+
+def test_less_of_a_loss_is_better(tmp_path):
+    for name, level in (("one", 5.0), ("other", 3.0)):
+        tally = Tally(20)
+        for key in range(20):
+            tally.add({f"{key}/{part}": level + key % 3 / 10 * (level > 4) for part in ("cost", "heard")})
+        measures = [
+            Measure("overall", (tuple(f"{key}/{part}" for key in range(20)),), part, (), part == "cost")
+            for part in ("cost", "heard")
+        ]
+        summarize("information", tally, measures, {}, "Nats.", bounds=None).write(tmp_path / name)
+    found = compare([[tmp_path / "one"], [tmp_path / "other"]])
+    assert [entry.verdict for entry in found.differences] == ["better", "worse"]

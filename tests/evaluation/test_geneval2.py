@@ -170,6 +170,129 @@ def test_failures_are_named_counted_and_never_zero(folder, chat_server):
     assert again.remark.startswith("INCOMPLETE: 2 of 3")
 
 
+@pytest.mark.parametrize(
+    ("question", "listed", "known"),
+    [
+        (0, {"five": 0.9}, True),  # wrong, which is an answer
+        (0, {"None": 0.9}, True),
+        (0, {" ": 0.9}, True),
+        (0, {"Yes": 0.9}, False),
+        (1, {"No": 0.9}, True),
+        (1, {"The": 0.9, "no": 0.01}, True),
+        (1, {"The": 0.9, "four": 0.1}, False),
+    ],
+)
+def test_whether_a_question_is_answered(folder, chat_server, question, listed, known):
+    chat_server.reply = lambda request: (
+        yes_no_reply(listed)
+        if question_of(request).endswith(f"0 {question}? Answer in one word.")
+        else recorded(request)
+    )
+    result = score(benchmark(folder, chat_server), folder, partial=True)
+    assert (result.problems == {}) == known
+    assert ("0/AM" in result.values) == known, "what is no answer is left out, and no zero"
+    if not known:
+        word, kind = next(iter(listed)), ("a number", "yes or no")[question]
+        wanted = f"0_sample_0.png (1 of 3 questions: the judge began with {word!r}, and no likely token is {kind})"
+        assert result.problems == {"unresolved judgments": [wanted]}
+
+
+def test_a_judge_that_knows_its_tokenizer_always_answers(tmp_path):
+    accepted = [(index, math.log(1e-6)) for index in range(6)]
+    found = read(tmp_path, Answer("k", first_token=[("The", math.log(0.9))], accepted=accepted))
+    assert found["score"] == pytest.approx(6e-6)
+
+
+def official_scores(tokens, logprobs, encode, prompts):
+    """The official script's figures, written from the protocol by itself: full distributions in, per cent out.
+
+    `tokens` are a judge's vocabulary, `logprobs[prompt][question]` one value a token; `encode` gives a text's tokens.
+    """
+    words = dict(
+        zip(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(1, 11), strict=True)
+    )
+    scores, hard = [], []
+    for prompt, rows in zip(prompts, logprobs, strict=True):
+        own = []
+        for (question, answer), row in zip(prompt["vqa_list"], rows, strict=True):
+            accepted = ["Yes", "yes", " yes", " Yes"]
+            if question.startswith("How many"):
+                accepted = ["other"]
+                if answer in words:
+                    digit = str(words[answer])
+                    accepted = [answer, answer.capitalize(), " " + answer, " " + answer.capitalize()]
+                    accepted += [digit, " " + digit]
+            own.append(sum(math.exp(row[encode(text)[0]]) for text in accepted))
+            hard.append(tokens[int(np.argmax(row))].lower() in accepted)
+        scores.append(own)
+    gm = [math.prod(own) ** (1 / len(own)) for own in scores]
+    pooled, by_count = {}, {}
+    for prompt, own, mean in zip(prompts, scores, gm, strict=True):
+        by_count.setdefault(str(prompt["atom_count"]), []).append(100 * mean)
+        for skill, value in zip(prompt["skills"], own, strict=True):
+            pooled.setdefault(skill, []).append(100 * value)
+    return {
+        "am": 100 * np.mean([np.mean(own) for own in scores]),
+        "gm": 100 * np.mean(gm),
+        "hard": 100
+        * np.mean([np.mean(part) for part in np.split(np.array(hard), np.cumsum([*map(len, scores)])[:-1])]),
+        "skills": {skill: np.mean(values) for skill, values in pooled.items()},
+        "atom_counts": {count: np.mean(values) for count, values in by_count.items()},
+    }
+
+
+NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven")
+TOKENS = ("Yes", "yes", " yes", " Yes", "No", " no", " ", "The", *"1234567", *NUMBER_WORDS)
+TOKENS = (*TOKENS, *(word.capitalize() for word in NUMBER_WORDS), *(f" {word}" for word in NUMBER_WORDS))
+TOKENS = (*TOKENS, *(f" {word.capitalize()}" for word in NUMBER_WORDS))
+
+
+def test_recorded_answers_come_to_what_the_official_rule_makes_of_them(tmp_path, chat_server, monkeypatch):
+    """Sixty prompts of 3 to 10 atoms and all skills, with the answers of a judge of forty-odd tokens."""
+    random = np.random.default_rng(0)
+    prompts, logprobs, by_question = [], [], {}
+    for number in range(60):
+        skills = list(random.choice(["object", "count", "attribute", "position", "verb"], 3 + number % 8 + number % 2))
+        asked = []
+        for k, skill in enumerate(skills):
+            count = skill == "count"
+            text = f"How many things {number} {k}?" if count else f"Is it {skill} {number} {k}?"
+            asked.append([text, str(random.choice(NUMBER_WORDS)) if count else "Yes"])
+        prompts.append(
+            {"prompt": f"p {number}", "atom_count": 3 + number % 8, "vqa_list": asked, "skills": [*map(str, skills)]}
+        )
+        rows = np.log(random.dirichlet(np.full(len(TOKENS), 0.3), len(skills)) + 1e-12)
+        rows -= np.log(np.exp(rows).sum(1, keepdims=True))
+        logprobs.append(rows)
+        by_question |= {f"{text} Answer in one word.": row for (text, _), row in zip(asked, rows, strict=True)}
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    (tmp_path / "images").mkdir()
+    for number in range(60):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+
+    def reply(request):
+        row = by_question[question_of(request)]
+        order = np.argsort(-row)
+        return yes_no_reply({TOKENS[index]: math.exp(row[index]) for index in order})
+
+    def encode(text):  # as Qwen's: a space before a digit is a token by itself
+        return [TOKENS.index(" ")] if text[0] == " " and text[1:].isdecimal() else [TOKENS.index(text)]
+
+    chat_server.reply = reply
+    judge = judged_by(chat_server, workers=16)
+    result = score(GenEval2(str(tmp_path / "p.jsonl"), judge), tmp_path)
+    official = official_scores(TOKENS, logprobs, encode, prompts)
+    rows = {(row.name, row.part): 100 * row.score for row in result.rows}
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert rows["overall", "AM"] == summary["soft_tifa_am"] == pytest.approx(official["am"], abs=1e-6)
+    assert rows["overall", "GM"] == pytest.approx(official["gm"], abs=1e-6)
+    assert rows["overall", "hard"] == pytest.approx(official["hard"], abs=1e-6)
+    assert summary["soft_tifa_gm"] == pytest.approx(official["gm"], abs=1e-6)
+    assert summary["skills"] == pytest.approx(official["skills"], abs=1e-6)
+    assert {name: rows[name, "questions"] for name in official["skills"]} == pytest.approx(official["skills"], abs=1e-6)
+    assert summary["atom_counts"] == pytest.approx(official["atom_counts"], abs=1e-6)
+
+
 def test_a_judge_without_log_probabilities_is_not_asked_everything(tmp_path, chat_server):
     lines = [
         {"prompt": f"p {n}", "atom_count": 3, "vqa_list": [[f"Is it {n}?", "Yes"]], "skills": ["object"]}

@@ -375,6 +375,21 @@ def test_a_judge_of_ones_own_has_a_name(genai, tmp_path, monkeypatch):
         genai(JudgeOptions()).check_judge()
 
 
+def test_a_judge_is_tried_before_pictures_are_made(genai, chat_server):
+    asked = genai(JudgeOptions(judge_model=["judge"], judge_url=[chat_server.url], retries=0))
+    asked.check_judge()
+    assert not chat_server.requests, "opening asks nothing"
+    asked.check_judge(ask=True)
+    assert len(chat_server.requests) == 1
+    chat_server.reply = lambda request: text_reply("Yes")
+    with pytest.raises(ValueError, match=r"judge cannot be asked: the reply has no log-probabilities.*max-logprobs 20"):
+        asked.check_judge(ask=True)
+    gone = JudgeOptions(judge_model=["judge"] * 2, judge_url=[chat_server.url, "http://127.0.0.1:9/v1"], retries=0)
+    chat_server.reply = lambda request: yes_no_reply({"Yes": 0.9})
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:9/v1 failed 1 times"):
+        genai(gone).check_judge(ask=True)
+
+
 def test_answers_are_known_by_the_key_that_earlier_versions_gave_them(genai):
     benchmark = genai(JudgeOptions(judge_model=["judge"], judge_url=["http://localhost/v1"]))
     key = work_key(image=sha256(b"x"), **benchmark.identity(0))

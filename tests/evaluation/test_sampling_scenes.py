@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semantic_routing.evaluation import Scenes, runner, scenes
+from semantic_routing.evaluation import Scenes, runner, sampling, scenes
 from semantic_routing.evaluation.compare import compare
 from semantic_routing.evaluation.image_files import NumberedFolders, Place
 from semantic_routing.evaluation.result import read_result
@@ -90,11 +90,11 @@ def test_two_processes_make_the_images_of_one(tiny_pipeline, tmp_path):
 
 
 def test_one_of_several_processes_writes_the_prompts_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "sample_images", lambda *args: None)
+    monkeypatch.setattr(sampling, "sample_images", lambda *args: None)
     benchmark = Scenes("colors", prompts_per_half=1)
     record = tmp_path / "images" / f"{next(iter(benchmark.prompts)):05d}" / "metadata.jsonl"
     for main in (False, True):
-        monkeypatch.setattr(runner, "is_main_process", lambda main=main: main)
+        monkeypatch.setattr(sampling, "is_main_process", lambda main=main: main)
         runner.sample(benchmark, Sampler(), tmp_path)
         assert record.is_file() == main
     assert json.loads(record.read_text())["prompt"] in benchmark.prompts.values()

@@ -103,7 +103,7 @@ def main() -> None:
         handlers=[RichHandler(console=console, show_path=False, show_time=False)],
     )
     # These tell of each file they look for and of each request.
-    for noisy in ("httpx", "httpx2", "accelerate", "datasets"):
+    for noisy in ("httpx", "httpx2", "openai", "accelerate", "datasets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app(prog_name="sroute")  # shell completion asks for this name, however the command was started

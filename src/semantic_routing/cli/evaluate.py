@@ -96,7 +96,7 @@ def evaluate(
 
     chosen = benchmark(**_choose(benchmark, options))
     if action != "sample":
-        chosen.check_judge()
+        chosen.check_judge(ask=action == "both")
     if action != "score":
         sample(chosen, _change(benchmark.sampler, options), out)
     if action == "sample":

@@ -57,7 +57,7 @@ def score_by_all(
     results = []
     for options, folder in zip(benchmark.options.each(), folders, strict=True):
         one = benchmark.judged_by(options)
-        results.append(score(one, folder, images or out / IMAGES, images_per_prompt, partial, sampled=out))
+        results.append(score(one, folder, images or out / IMAGES, images_per_prompt, partial))
     decided = [_decisions(benchmark, folder) for folder in folders]
     found = []
     for number, (other, result) in enumerate(zip(decided[1:], results[1:], strict=True), 2):

@@ -94,8 +94,8 @@ class Benchmark(ABC):
     """How images are made where the user does not say otherwise."""
     unit: ClassVar[str]
     """What a score is, in a sentence."""
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    """The lowest and the highest score that there can be."""
+    bounds: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    """The lowest and the highest score that there can be; None where there are none."""
     ledger: ClassVar[str | None] = None
     """File of the verdicts, so that a second run pays only for new ones; None where judging costs next to nothing."""
 
@@ -112,8 +112,15 @@ class Benchmark(ABC):
         """Indices of all prompts; where only some are chosen, images of the others are no foreign files."""
         return self.prompts
 
-    def check_judge(self) -> None:  # noqa: B027 - not every benchmark has something to check
-        """Refuses what would only fail after sampling. Raises ValueError."""
+    def check_judge(self, ask: bool = False) -> None:  # noqa: B027 - not every benchmark has something to check
+        """Refuses what would only fail after sampling.
+
+        Args:
+            ask: a question, too, where the judge is another's.
+
+        Raises:
+            ValueError: the judge cannot be opened or asked.
+        """
 
     @abstractmethod
     def judge_all(self, images: Mapping[str, ImageFile]) -> Iterator[tuple[str, Outcome]]:
@@ -131,8 +138,8 @@ class Benchmark(ABC):
         """What became of an image, from the outcomes of all its questions."""
         return outcomes[0]
 
-    def prepare(self, out: Path) -> None:  # noqa: B027 - most have nothing to prepare
-        """What comes before scoring, say a check of the judge."""
+    def after_judging(self, out: Path) -> None:  # noqa: B027 - most have nothing to add
+        """What follows where some images were judged, say a check of the judge."""
 
     @abstractmethod
     def scores(self, found: Json) -> Scores:

@@ -1,8 +1,11 @@
 """Any pictures, or any pipeline's, against any captions of the user's: CLIP score, FID, KID, CMMD, by the user's tags.
 
+With `--predict`, also how well the pipeline predicts the records' own pictures, see `prediction`.
+
 OUT/
   images/0_sample_0.png   where a pipeline makes them
   scores.jsonl            CLIP scores, for a second run
+  predictions.jsonl       losses and information, for a second run
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +17,11 @@ from typer import Option
 
 from ..io.files import JsonObject, sha256
 from ..io.images import UnreadableImageError, read_image
+from ..io.resources import DEMO
 from .benchmark import BENCHMARKS, OK, UNREADABLE, Benchmark, ImageFile, Json, Judged, Outcome, Scores, value_key
 from .image_files import FlatFolder, Place
-from .result import OVERALL, Measure, Row
+from .network_names import check_found, named_by
+from .result import OVERALL, Measure, Row, Tally
 from .sampler import Sampler
 
 if TYPE_CHECKING:
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 DISTANCES = ("fid", "kid", "cmmd")
 CLIP_SCORE = "CLIP score"
 BATCH = 32
+NONE, INCEPTION = "none", "inception"
 
 
 class Pair(NamedTuple):
@@ -43,19 +49,26 @@ class CaptionedImages(Benchmark):
         data: JSON list or JSON lines of {"text": caption} and perhaps "image" and "tags".
         tag_key: of a record's tag or list of tags; results are given by tag.
         distances: some of `DISTANCES`, joined by commas, or none; they need the records' pictures.
-        clip: of the CLIP score.
+        clip: of the CLIP score; "none" gives none.
         features: of FID and KID: inception, or a folder or hub name of an image model.
         cmmd_clip: of CMMD.
         least: images that a tag must have for distances.
+        predict: how many of the records' pictures the pipeline is asked to predict.
+        pipeline: that is sampled from, and that predicts; None is the demo model.
+        dtype: of its weights.
         device: where to compute; None is cuda where there is one.
 
     Raises:
-        ValueError: the data cannot be read, or distances are asked for and there are no pictures.
+        ValueError: the data cannot be read, there are no pictures to compare with or to predict, or nothing is asked
+            for.
     """
 
     sampler = Sampler(images_per_prompt=1)
-    unit = "CLIP score: 100 × cosine of image and caption. FID, KID × 1000, CMMD: between both sets, 0 is equal."
-    bounds = (0.0, 100.0)
+    unit = (
+        "CLIP score: 100 × cosine of image and caption. FID, KID × 1000, CMMD: between both sets, 0 is equal. "
+        "Of the records' pictures, if predicted: validation loss, the lower the better, and information in nats."
+    )
+    bounds = None
     ledger = "scores.jsonl"
 
     def __init__(
@@ -63,12 +76,17 @@ class CaptionedImages(Benchmark):
         data: Annotated[Path, Option(help="JSON or JSONL of {text, image, tags}; image and tags may be left out.")],
         tag_key: Annotated[str, Option(help="Key of a record's tag or tags.")] = "tags",
         distances: Annotated[str, Option(help="Any of fid,kid,cmmd joined by commas, or none.")] = "fid,kid,cmmd",
-        clip: Annotated[str, Option(help="CLIP model of the CLIP score.")] = "openai/clip-vit-large-patch14",
+        clip: Annotated[str, Option(help="CLIP model of the CLIP score, or none.")] = "openai/clip-vit-large-patch14",
         features: Annotated[
             str, Option(help="Network of FID and KID: inception, or an image model's name.")
         ] = "inception",
         cmmd_clip: Annotated[str, Option(help="CLIP model of CMMD.")] = "openai/clip-vit-large-patch14-336",
         least: Annotated[int, Option(min=2, help="Images that a tag must have for distances.")] = 50,
+        predict: Annotated[
+            int, Option(min=0, help="Pictures of the records whose validation loss and information are measured.")
+        ] = 0,
+        pipeline: str | None = None,
+        dtype: str = "float32",
         device: str | None = None,
     ) -> None:
         self.pairs = read_pairs(data, tag_key)
@@ -76,10 +94,16 @@ class CaptionedImages(Benchmark):
         self.distances = choose_distances(distances)
         if self.distances and not any(pair.image for pair in self.pairs):
             raise ValueError(f"Distances need pictures, but no record of {data} has one; --distances none leaves them.")
+        if predict and not any(pair.image for pair in self.pairs):
+            raise ValueError(f"--predict needs pictures, but no record of {data} has one.")
+        if clip == NONE and not self.distances and not predict:
+            raise ValueError("--clip none and --distances none leave nothing to measure but --predict, which is 0.")
+        self.data, self.predict, self.pipeline, self.dtype = data, predict, pipeline, dtype
         self.clip_name, self.features_name, self.cmmd_name = clip, features, cmmd_clip
         self.least = least
         self.device = device
         self.used: JsonObject = {}
+        self.predicted: JsonObject = {}
         captions = {index: pair.caption for index, pair in enumerate(self.pairs)}
         stems = {index: pair.image.stem for index, pair in enumerate(self.pairs) if pair.image}
         super().__init__(captions, NamedAlike(captions, stems))
@@ -89,7 +113,24 @@ class CaptionedImages(Benchmark):
         """The CLIP score's model, loaded only if some image is new."""
         from .image_features import Clip
 
-        return Clip(self.clip_name, self.device)
+        with named_by("--clip", self.clip_name):
+            return Clip(self.clip_name, self.device)
+
+    def check_judge(self, ask: bool = False) -> None:
+        """Looks for the networks, where sampling comes first."""
+        if ask:
+            from .image_features import check_inception
+
+            wanted = {"--clip": self.clip_name} if self.clip_name != NONE else {}
+            if {"fid", "kid"} & set(self.distances):
+                if self.features_name != INCEPTION:
+                    wanted["--features"] = self.features_name
+                else:
+                    check_inception()
+            if "cmmd" in self.distances:
+                wanted["--cmmd-clip"] = self.cmmd_name
+            for option, name in wanted.items():
+                check_found(option, name)
 
     def identity(self, prompt: int, question: int = 0) -> Json:
         """The caption and the model."""
@@ -97,7 +138,8 @@ class CaptionedImages(Benchmark):
 
     def judge_all(self, images: Mapping[str, ImageFile]) -> Iterator[tuple[str, Outcome]]:
         """CLIP scores, some images at a time; an image that does not open has none."""
-        from .image_features import clip_scores
+        if self.clip_name != NONE:
+            from .image_features import clip_scores
 
         listed = list(images.items())
         for start in range(0, len(listed), BATCH):
@@ -108,20 +150,66 @@ class CaptionedImages(Benchmark):
                     opening.append((key, file))
                 except UnreadableImageError as error:
                     yield key, Outcome(status=UNREADABLE, error=str(error))
-            if opening:
+            if self.clip_name == NONE:
+                yield from ((key, Outcome()) for key, _ in opening)
+            elif opening:
                 paths, captions = zip(*((file.path, self.prompts[file.prompt]) for _, file in opening), strict=True)
-                scores = clip_scores(self.clip, paths, captions)
-                yield from (
-                    (key, Outcome({"clip_score": each})) for (key, _), each in zip(opening, scores, strict=True)
-                )
+                scores, about = clip_scores(self.clip, paths, captions), self.clip.describe()
+                for (key, _), each in zip(opening, scores, strict=True):
+                    yield key, Outcome({"clip_score": each, "about": about})
 
     def scores(self, found: Json) -> Scores:
         """The CLIP score."""
-        return {"": found["clip_score"]}
+        return {"": found["clip_score"]} if "clip_score" in found else {}
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """Titles of columns by the part of their values' keys."""
+        columns = {} if self.clip_name == NONE else {"": CLIP_SCORE}
+        if self.predict:
+            from ..pipelines.saved import find_pipeline
+            from .prediction import INFORMATION, LOSS
+
+            columns[LOSS] = LOSS
+            files = find_pipeline(self.pipeline or DEMO)
+            if (files.training_data or {}).get("caption_dropout") != 0:  # else it has no unconditional branch
+                columns[INFORMATION] = INFORMATION
+        return columns
 
     def measures(self) -> list[Measure]:
-        """A row a tag and one for all."""
-        return [Measure(tag, (tuple(map(value_key, indices)),), CLIP_SCORE) for tag, indices in self.slices().items()]
+        """A row a tag and one for all; a column a score."""
+        from .prediction import LOSS
+
+        return [
+            Measure(tag, (tuple(value_key(index, part) for index in indices),), title, (), part == LOSS)
+            for part, title in self.columns.items()
+            for tag, indices in self.slices().items()
+        ]
+
+    def finish(self, lines: Sequence[Json], tally: Tally, out: Path) -> None:
+        """Adds how well the pipeline predicts the records' pictures."""
+        if not self.predict:
+            return
+        from ..pipelines.saved import find_pipeline
+        from .prediction import INFORMATION, Predictions
+
+        predictions = Predictions(
+            find_pipeline(self.pipeline or DEMO),
+            self.data,
+            self.predict,
+            out / "predictions.jsonl",
+            INFORMATION in self.columns,
+            self.dtype,
+            self.device,
+        )
+        for index, found in predictions.measure():
+            tally.scores |= {value_key(index, name): [value] for name, value in found.items()}
+        unreadable = [name for names in predictions.tally.problems.values() for name in names]
+        self.predicted = {
+            "pictures": len(predictions.pictures),
+            "unreadable": unreadable,
+            "weights": predictions.weights,
+        }
 
     def slices(self) -> dict[str, list[int]]:
         """Indices of records by tag; all of them last."""
@@ -146,7 +234,8 @@ class CaptionedImages(Benchmark):
         if {"fid", "kid"} & set(self.distances):
             networks["fid"] = networks["kid"] = features.FrozenNetwork(self.features_name, self.device)
         if "cmmd" in self.distances:
-            networks["cmmd"] = features.Clip(self.cmmd_name, self.device)
+            with named_by("--cmmd-clip", self.cmmd_name):
+                networks["cmmd"] = features.Clip(self.cmmd_name, self.device)
         of_made, of_real = (
             {each: features.features_of(each, paths) for each in dict.fromkeys(networks.values())}
             for paths in ([image.path for image in made], list(real.values()))
@@ -177,8 +266,12 @@ class CaptionedImages(Benchmark):
         return found, unreadable
 
     def settings(self, judged: Sequence[Judged]) -> Json:
-        """The data, and the models by name and revision."""
-        return {"data_sha256": self.sha256, "clip": self.clip_name, "least": self.least, **self.used}
+        """The data, and the models by name, revision and their weights' digest."""
+        said = [entry.outcome.found["about"] for entry in judged if "about" in entry.outcome.found]
+        about = [each for number, each in enumerate(said) if each not in said[:number]]
+        clip = (about[0] if len(about) == 1 else about) or self.clip_name
+        predicted = {"predicted": self.predicted} if self.predicted else {}
+        return {"data_sha256": self.sha256, "clip": clip, "least": self.least, **self.used, **predicted}
 
 
 class NamedAlike(FlatFolder):

@@ -16,7 +16,7 @@ from .result import OVERALL, Measure, Result, format_score, read_result
 
 # Settings that decide which noise an image starts from.
 _NOISE = ("seed", "same_noise", "images_per_prompt", "size")
-_NO_PROTOCOL = ("sampling", "versions", "prompts", "agreement", "probability_listed")
+_NO_PROTOCOL = ("sampling", "versions", "prompts", "agreement", "probability_listed", "predicted")
 ONE_RUN = "One run a side: this is about these checkpoints and prompts like these, and says nothing of other runs"
 
 
@@ -127,10 +127,8 @@ class Comparison:
             entry = by_place.get((side.name, measure.name, measure.part))
             remarks = (remark for remark in self.remarks if remark.startswith(f"{side.name} differs from"))
             judge = side.results[0].settings.get("judge", {})
-            who = judge.get("model", "–") if isinstance(judge, dict) else str(judge)
-            lines.append(
-                [side.name, format_score(side.score(measure)), *_format(entry), who, "; ".join(remarks) or "–"]
-            )
+            unlike = "; ".join(remark.removeprefix(f"{side.name} ") for remark in remarks) or "–"
+            lines.append([side.name, format_score(side.score(measure)), *_format(entry), _who(judge), unlike])
         header = ["side", f"{measure.name} · {measure.part}", f"− {self.sides[0].name}", "verdict", "judge", "protocol"]
         return Table(header, lines, "A click on a title sorts. * marks differences beyond noise.", sortable=True)
 
@@ -146,6 +144,14 @@ class Comparison:
         table = self.table()
         remarks = "\n".join(f"{remark}." for remark in self.remarks)
         write_text(out / "comparison.md", f"{remarks}\n\n{table.markdown()}\n\n{table.caption}\n")
+
+
+def _who(judge: JsonObject | str) -> str:
+    """A judge's name, and its own accuracy on scenes if it was checked."""
+    if not isinstance(judge, dict):
+        return str(judge)
+    own = judge.get("check", {}).get("accuracy", {}).get(OVERALL)
+    return judge.get("model", "–") + ("" if own is None else f" (right about {own:.2f} of scenes)")
 
 
 def _format(entry: Difference | None) -> list[str]:
@@ -175,6 +181,8 @@ def compare(folders: Sequence[Sequence[Path]]) -> Comparison:
     benchmarks = {result.benchmark for side in sides for result in side.results}
     if len(benchmarks) > 1:
         raise ValueError(f"The results are of different benchmarks: {', '.join(sorted(benchmarks))}.")
+    if not sides[0].results[0].measures:
+        raise ValueError(f"{folders[0][0]} has only scores of whole sets, which cannot be compared prompt by prompt.")
     return Comparison(sides, _differences(sides), _remarks(sides, folders))
 
 
@@ -189,9 +197,13 @@ def paired_difference(results: Sequence[Result], baseline: Sequence[Result], mea
     """The mean difference: runs are paired by their place, and prompts by their key."""
     shared = _shared([*results, *baseline], measure)
     pairs = list(zip(results, baseline, strict=True))
-    low, high = baseline[0].bounds or (0.0, 1.0)
+    bounds = baseline[0].bounds
+    low, high = bounds or (0.0, 1.0)
     values = [[[one.values[key] - two.values[key] for key in group] for one, two in pairs] for group in shared.groups]
-    return intervals.difference(values, high - low, shared.weights)
+    estimate = intervals.difference(values, high - low, shared.weights)
+    if estimate is None or bounds is None:
+        return estimate
+    return estimate._replace(low=max(estimate.low, low - high), high=min(estimate.high, high - low))
 
 
 def _shared(results: Sequence[Result], measure: Measure) -> Measure:
@@ -223,7 +235,7 @@ def _differences(sides: Sequence[Side]) -> list[Difference]:
             number == primary,
             p_value,
             intervals.beyond_noise(p_value),
-            intervals.verdict(estimate, p_value, f"{estimate.largest:.3f}"),
+            intervals.verdict(estimate, p_value, f"{estimate.largest:.3f}", measure.less_is_better),
         )
         for number, ((measure, side, estimate), p_value) in enumerate(zip(found, p_values, strict=True))
     ]

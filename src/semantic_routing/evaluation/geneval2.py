@@ -20,9 +20,10 @@ import numpy as np
 from typer import Option
 
 from ..io.files import sha256, write_json
-from .benchmark import BENCHMARKS, FAILED, OK, ImageFile, Json, Judged, Outcome, Scores, value_key
+from .benchmark import BENCHMARKS, FAILED, OK, UNRESOLVED, ImageFile, Json, Judged, Outcome, Scores, value_key
 from .image_files import PromptNamedFiles
 from .judges import Answer, Form, JudgeOptions
+from .judges.yes_no import is_no, is_yes
 from .prompt_files import Prompts, find_prompts
 from .questions import AnswerError, QuestionBenchmark
 from .result import OVERALL, Measure, Tally
@@ -37,6 +38,8 @@ YES = ("Yes", "yes", " yes", " Yes")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 OTHER = ("other",)
 """What the official script accepts where the right number is none of `NUMBERS`."""
+NO_NUMBER = ("zero", "none", "no")
+"""How a judge says that there is nothing to count."""
 AM, GM, HARD, QUESTIONS = "AM", "GM", "hard", "questions"
 """Columns: arithmetic and geometric mean of a prompt's scores, share of its right answers; by question."""
 
@@ -134,7 +137,8 @@ class GenEval2(QuestionBenchmark):
     ) -> Json:
         """The probability of the right answer, whether the likeliest token is right, and the mass of what was listed.
 
-        Over an endpoint, what is not among the likeliest tokens has no mass.
+        Over an endpoint, what is not among the likeliest tokens has no mass. Where none of them is an answer to such a
+        question, right or wrong, nothing is known, and the score is None.
 
         Args:
             listed: likeliest tokens with their log-probabilities.
@@ -156,7 +160,12 @@ class GenEval2(QuestionBenchmark):
         if score > 1.01:
             raise AnswerError(f"tokens that several accepted texts share add up to {score:.3f}; use --sum distinct")
         greedy = max(listed, key=lambda entry: entry[1])[0]
-        return {"score": min(score, 1.0), "right": greedy.lower() in accepted, "mass": min(mass, 1.0)}
+        answered = known or any(is_answer(token, accepted) for token, _ in listed)
+        return {
+            "score": min(score, 1.0) if answered else None,
+            "right": greedy.lower() in accepted,
+            "mass": min(mass, 1.0),
+        }
 
     def combine(self, prompt: int, outcomes: Sequence[Outcome]) -> Outcome:
         """An image has scores if all its questions have; what was listed for each stays in the ledger."""
@@ -170,9 +179,14 @@ class GenEval2(QuestionBenchmark):
             try:  # anew: the answer may have been kept when another sum was asked for
                 listed, known = ([(token, value) for token, value in said[key]] for key in ("first_token", "accepted"))
                 found = self.judge_atom(listed, known, atom.accepted)
-                answers.append({"question": atom.question, "skill": atom.skill, **found, "text": said["text"]})
             except AnswerError as error:
                 errors.append((FAILED, str(error)))
+                continue
+            if found["score"] is None:
+                wanted = "yes or no" if atom.accepted == YES else "a number"
+                errors.append((UNRESOLVED, f"the judge began with {said['text']!r}, and no likely token is {wanted}"))
+            else:
+                answers.append({"question": atom.question, "skill": atom.skill, **found, "text": said["text"]})
         if errors:
             return Outcome({}, errors[0][0], f"{len(errors)} of {len(outcomes)} questions: {errors[0][1]}")
         return Outcome({"answers": answers, "about": outcomes[0].found.get("about")})
@@ -267,6 +281,14 @@ def add_up(tokens: Sequence[tuple[str, float]], total: Total) -> float:
 def first_token(text: str) -> str:
     """The first token of an accepted text as Qwen's tokenizer has it: words are one token, spaces before digits too."""
     return " " if text[:1] == " " and text[1:].isdecimal() else text
+
+
+def is_answer(token: str, accepted: Sequence[str]) -> bool:
+    """Whether a token answers a question with these accepted texts, rightly or wrongly."""
+    word = token.strip().lower()
+    if tuple(accepted) == YES:
+        return is_yes(token) or is_no(token)
+    return word.isdecimal() or word in (*NUMBERS, *NO_NUMBER) or token in map(first_token, accepted)
 
 
 def accepted_texts(question: str, answer: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ images, comes from `transformers`.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BaseImage
 
 from ..io.extras import how_to_install
 from ..io.images import read_image
+from ..io.tensors import weights_digest
+from .network_names import named_by
 
 INCEPTION = "inception"
 """FID's own network: its TensorFlow weights of 2015-12-05, as `torch-fidelity` brings them."""
+INCEPTION_WEIGHTS = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
 BATCH = 32
 SUBSETS, SUBSET_SIZE = 100, 1000
 """Of KID, as published."""
@@ -66,8 +72,12 @@ class Clip:
         return F.normalize(found.pooler_output, dim=-1).cpu()
 
     def describe(self) -> dict[str, str | None]:
-        """Name and revision."""
-        return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
+        """Name, revision, and the weights' digest."""
+        return {"model": self.name, **self._version}
+
+    @cached_property
+    def _version(self) -> dict[str, str | None]:
+        return _version(self.model)
 
 
 class FrozenNetwork:
@@ -78,7 +88,7 @@ class FrozenNetwork:
         device: where to compute; None is cuda where there is one.
 
     Raises:
-        ValueError: Inception's package is not installed.
+        ValueError: the network cannot be loaded, or Inception's package is not installed.
     """
 
     def __init__(self, name: str, device: str | None = None) -> None:
@@ -87,9 +97,10 @@ class FrozenNetwork:
         if name == INCEPTION:
             self.model = _inception().to(self.device)
         else:
-            model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
+            with named_by("--features", name):
+                model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
+                self.processor = _image_processor(name)
             self.model = model.to(self.device).eval()
-            self.processor = _image_processor(name)
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Features:
@@ -104,10 +115,14 @@ class FrozenNetwork:
         return self.model(pixel_values=pixels).pooler_output.flatten(1).cpu()
 
     def describe(self) -> dict[str, str | None]:
-        """Name and revision."""
+        """Name, revision, and the weights' digest."""
         if self.name == INCEPTION:
-            return {"model": "inception-v3-compat", "revision": "2015-12-05"}
-        return {"model": self.name, "revision": getattr(self.model.config, "_commit_hash", None)}
+            return {"model": "inception-v3-compat", "revision": "2015-12-05", "weights": weights_digest(self.model)}
+        return {"model": self.name, **_version(self.model)}
+
+
+def _version(model: Any) -> dict[str, str | None]:
+    return {"revision": getattr(model.config, "_commit_hash", None), "weights": weights_digest(model)}
 
 
 def _image_processor(name: str) -> BaseImageProcessor:
@@ -116,13 +131,23 @@ def _image_processor(name: str) -> BaseImageProcessor:
     return processors.from_pretrained(name, backend="pil")
 
 
+def check_inception() -> None:
+    """Raises ValueError where the package of FID's own network is not installed."""
+    if find_spec("torch_fidelity") is None:
+        raise ValueError(f"FID and KID by Inception need torch-fidelity: {how_to_install('torch-fidelity')}")
+
+
 def _inception() -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
+    check_inception()
     try:
         return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
-    except (ImportError, ModuleNotFoundError) as error:
-        raise ValueError(f"FID and KID by Inception need torch-fidelity: {how_to_install('torch-fidelity')}") from error
+    except OSError as error:
+        raise ValueError(
+            f"Inception's weights are not at hand ({error}); put {INCEPTION_WEIGHTS} into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}."
+        ) from error
 
 
 def features_of(model: Clip | FrozenNetwork, paths: Sequence[Path]) -> Features:

@@ -16,6 +16,7 @@ from ..adapters import find_routing
 from ..adapters.run import HostRun
 from ..io.files import JsonObject, sha256
 from ..io.jsonl import write_lines
+from ..io.tensors import weights_digest
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.host import open_host
 from ..pipelines.loading import load_pipeline
@@ -39,7 +40,6 @@ from .information import (
 )
 from .information_host import host_denoiser
 from .result import OVERALL, Measure, Result, Tally, summarize
-from .sampling import weights_hash
 
 COST, INFORMATION, HEARD = "cost", "information", "heard"
 UNIT = (
@@ -130,17 +130,12 @@ def measure(
         batch_size: pictures at a time; each is denoised once a caption.
     """
     if isinstance(pipeline, HostRun):
-        denoiser, device = host_denoiser(pipeline), pipeline.model.device
+        denoiser = host_denoiser(pipeline)
     else:
-        denoiser, device = pipeline_denoiser(pipeline), pipeline.transformer.device
-    codec = pipeline.codec
+        denoiser = pipeline_denoiser(pipeline)
     batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
     for batch in track(batches, "measuring", console=Console(stderr=True)):
-        subjects = []
-        for picture in batch:
-            latent = codec.encode(picture.pixels[None].to(device), [generator_of(seed, picture.name, "latent")])[0]
-            nothing = [NO_CAPTION] if unconditional else []
-            subjects.append(Subject(picture.name, latent.cpu(), [picture.caption, *picture.edits.values(), *nothing]))
+        subjects = as_subjects(pipeline, batch, unconditional, seed)
         rows = iter(nats_per_log_snr(squared_errors(denoiser, subjects, seed)))
         for picture in batch:
             cost = next(rows)
@@ -151,6 +146,19 @@ def measure(
             if unconditional:
                 curves[INFORMATION] = next(rows) - cost
             yield Measured(picture, curves)
+
+
+def as_subjects(
+    pipeline: SemanticRoutingPipeline | HostRun, pictures: Sequence[CaptionedPicture], unconditional: bool, seed: int
+) -> list[Subject]:
+    """Latents of pictures with their captions: the true one, false ones, and none where it is wanted."""
+    codec, network = pipeline.codec, pipeline.model if isinstance(pipeline, HostRun) else pipeline.transformer
+    nothing = [NO_CAPTION] if unconditional else []
+    subjects = []
+    for picture in pictures:
+        latent = codec.encode(picture.pixels[None].to(network.device), [generator_of(seed, picture.name, "latent")])[0]
+        subjects.append(Subject(picture.name, latent.cpu(), [picture.caption, *picture.edits.values(), *nothing]))
+    return subjects
 
 
 def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
@@ -172,7 +180,7 @@ def run(pipeline: str, options: InformationOptions, out: Path) -> Result:
         found.append(measured)
     space = f"{loaded.codec.channels} channels, {'pixels' if loaded.codec.vae is None else 'latents'}"
     settings = {"version": VERSION, "data": source, "seed": options.seed, "space": space, "dtype": options.dtype}
-    settings["sampling"] = {"pipeline": pipeline, "weights": weights_hash(*opened.weights)}
+    settings["sampling"] = {"pipeline": pipeline, "weights": weights_digest(*opened.weights)}
     result = summarize("information", tally, measures(found), settings, UNIT, bounds=None)
     result.write(out)
     write_lines(out / "results.jsonl", (measured.line() for measured in found))
@@ -255,12 +263,13 @@ def measures(found: Sequence[Measured]) -> list[Measure]:
         ) -> tuple[str, ...]:
             return tuple(key_of(picture, of, band) for picture in pictures)
 
-        rows += [Measure(skill, (group(pictures),), quantity) for skill, pictures in by_skill.items()]
+        less = quantity == COST
+        rows += [Measure(skill, (group(pictures),), quantity, (), less) for skill, pictures in by_skill.items()]
         if by_skill:
             groups = list(by_skill.values())
             for band in (None, *BANDS):
                 name = OVERALL if band is None else band_name(band)
-                rows.append(Measure(name, tuple(group(pictures, band) for pictures in groups), quantity))
+                rows.append(Measure(name, tuple(group(pictures, band) for pictures in groups), quantity, (), less))
     kinds = sorted({kind for measured in found for kind in measured.picture.edits})
     for kind in kinds:
         keys = (key_of(each.picture, f"{HEARD}: {kind}", None) for each in found if kind in each.picture.edits)

@@ -101,7 +101,7 @@ class JudgeCheck(QuestionBenchmark):
         """As in results."""
         return "judge-check"
 
-    def prepare(self, out: Path) -> None:
+    def after_judging(self, out: Path) -> None:
         """Nothing: it is the check."""
 
     def draw(self, folder: Path) -> None:

@@ -73,12 +73,14 @@ class QuestionBenchmark(Benchmark):
         """The judge that was chosen."""
         return self.options.open()
 
-    def check_judge(self) -> None:
+    def check_judge(self, ask: bool = False) -> None:
         """Opens all judges, which is cheap: a model is loaded when it is first asked."""
         for options in self.options.each():
-            options.open()
+            judge = options.open()
+            if ask:
+                judge.try_out(self.form)
 
-    def prepare(self, out: Path) -> None:
+    def after_judging(self, out: Path) -> None:
         """Checks the judge on pictures whose answers are known."""
         if self.options.judge_check:
             from .judge_check import check_judge

@@ -31,6 +31,8 @@ class Measure:
     part: str = "all"
     weights: tuple[tuple[float, ...], ...] = ()
     """By group and key, where a prompt counts by more than one, say by its number of questions."""
+    less_is_better: bool = False
+    """For losses."""
 
     def known(self, values: Sequence[Mapping[str, float]]) -> "Measure":
         """The measure of those keys that all results have."""
@@ -153,10 +155,15 @@ def judged_by(settings: JsonObject) -> str:
         return ""
     revision = f" ({judge['revision']})" if judge.get("revision") else ""
     text = f" Judge: {judge.get('model', judge.get('judge'))}{revision}"
+    if len(judge.get("reported", ())) > 1:
+        text += f", which reported itself as {' and as '.join(judge['reported'])}"
     known = {name: score for name, score in judge.get("check", {}).get("accuracy", {}).items() if score is not None}
     if known:
         skills = ", ".join(f"{name} {score:.2f}" for name, score in known.items() if name != OVERALL)
         text += f"; its own accuracy on scenes: {known.get(OVERALL, math.nan):.2f} ({skills})"
+    if settings.get("probability_listed"):
+        mean, least = (settings["probability_listed"][key] for key in ("mean", "least"))
+        text += f"; the tokens that it listed hold {mean:.3f} of the probability on average, {least:.3f} at least"
     for entry in settings.get("agreement", []):
         kappa = "" if entry["kappa"] is None else f", kappa {entry['kappa']:.2f}"
         share = "none of the questions" if entry["agreement"] is None else f"{entry['agreement']:.3f} of the questions"
@@ -257,6 +264,7 @@ def read_result(path: Path) -> Result:
             tuple(map(tuple, entry["groups"])),
             entry["part"],
             tuple(map(tuple, entry.get("weights", ()))),
+            entry.get("less_is_better", False),
         )
         for entry in record.pop("measures")
     ]
@@ -267,6 +275,6 @@ def read_result(path: Path) -> Result:
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names, and that there are more."""
-    shown = ", ".join(names[:NAMES_SHOWN])
+    """The first names, the very first with its reason in brackets, and that there are more."""
+    shown = ", ".join([*names[:1], *(name.partition(" (")[0] for name in names[1:NAMES_SHOWN])])
     return shown if len(names) <= NAMES_SHOWN else f"{shown}, …"

@@ -12,13 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from ..io.files import sha256
+from ..io.files import JsonObject, sha256
 from ..io.jsonl import Ledger, work_key, write_lines
 from .benchmark import FAILED, MISSING, OK, UNRESOLVED, Benchmark, ImageFile, Judged, Outcome, value_key
 from .image_files import Place
 from .result import Result, Tally, summarize
-from .sampler import Job, Sampler
-from .sampling import is_main_process, read_sampling, sample_images
+from .sampler import Job, Sampler, read_sampling
 
 IMAGES = "images"
 RESULTS = "results.jsonl"
@@ -30,6 +29,8 @@ def sample(benchmark: Benchmark, sampler: Sampler, out: Path) -> None:
     Raises:
         ValueError: the folder holds images that were made otherwise.
     """
+    from .sampling import is_main_process, sample_images  # torch, which scoring by an endpoint does without
+
     images = out / IMAGES
     jobs = [
         Job(images / benchmark.files.name(Place(index, number)), prompt, index, number)
@@ -47,7 +48,6 @@ def score(
     images: Path | None = None,
     images_per_prompt: int | None = None,
     partial: bool = False,
-    sampled: Path | None = None,
 ) -> Result:
     """Judges the images and writes `results.jsonl` and the result's files in `out`.
 
@@ -57,16 +57,17 @@ def score(
         images: where the images are; None is `out/images`.
         images_per_prompt: how many there should be; None is as many as were sampled, or the benchmark's default.
         partial: give overall scores even if images are missing.
-        sampled: folder of the record of sampling; None is `out`.
 
     Raises:
         ValueError: there are no images, or they belong to other prompts.
     """
-    sampling = read_sampling(sampled or out)
+    images = images or out / IMAGES
+    sampling = sampling_of(images)
     count = images_per_prompt or sampling.get("images_per_prompt", benchmark.sampler.images_per_prompt)
-    files, others = find_images(benchmark, images or out / IMAGES, count)
-    benchmark.prepare(out)
+    files, others = find_images(benchmark, images, count)
     outcomes = judge_images(benchmark, [file for file in files if file.path.is_file()], out)
+    if any(outcome.status == OK for outcome in outcomes.values()):
+        benchmark.after_judging(out)
     judged = [Judged(file, outcomes.get(_place(file), Outcome(status=MISSING))) for file in files]
     tally = count_scores(benchmark, judged, others)
     lines = [line for entry in judged if (line := benchmark.line(entry)) is not None]
@@ -79,6 +80,11 @@ def score(
     )
     result.write(out)
     return result
+
+
+def sampling_of(images: Path) -> JsonObject:
+    """How a folder's images were made, if `sample` made them; nothing of images that others made."""
+    return read_sampling(images.parent) if images.name == IMAGES else {}
 
 
 def find_images(benchmark: Benchmark, folder: Path, count: int) -> tuple[list[ImageFile], list[str]]:

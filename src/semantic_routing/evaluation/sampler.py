@@ -8,7 +8,10 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from typer import Option
 
-from ..io.files import JsonObject
+from ..io.files import JsonObject, read_json_object
+
+RECORD = "sampling.json"
+"""How a folder's images were made."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -73,3 +76,8 @@ def image_seed(sampler: Sampler, job: Job) -> int:
     """The seed of an image's noise: non-negative, 63 bits."""
     place = [job.sample_index] if sampler.same_noise else [job.prompt_index, job.sample_index]
     return int(np.random.SeedSequence([sampler.seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def read_sampling(out: Path) -> JsonObject:
+    """What `sampling.json` says; nothing where there is none."""
+    return read_json_object(out / RECORD) if (out / RECORD).is_file() else {}

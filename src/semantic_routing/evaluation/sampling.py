@@ -11,24 +11,20 @@ share the batches: an image is always made beside the same others, so that not e
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
-from torch import nn
 
 from ..fusion.timestep_map import paper_shift
-from ..io.files import JsonObject, read_json_object, write_json
+from ..io.files import JsonObject, write_json
 from ..io.images import save_image
+from ..io.tensors import weights_digest
 from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
-from .sampler import Job, Sampler, image_seed
-
-RECORD = "sampling.json"
+from .sampler import RECORD, Job, Sampler, image_seed, read_sampling
 
 
 def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObject:
@@ -59,7 +55,7 @@ def sample_images(sampler: Sampler, jobs: Sequence[Job], out: Path) -> JsonObjec
         pipeline.use_text_pool(sampler.text_pool, list(dict.fromkeys(job.prompt for job in jobs)))
     sampler = with_defaults(sampler, pipeline)
     scheduler = json.loads(json.dumps(dict(pipeline.scheduler.config)))
-    made = {**sampler.settings(), "weights": weights_hash(pipeline.transformer), "scheduler": scheduler}
+    made = {**sampler.settings(), "weights": weights_digest(pipeline.transformer), "scheduler": scheduler}
     _check_same(record, made, out)
     if state.is_main_process:
         write_json(out / RECORD, made)
@@ -75,20 +71,6 @@ def with_defaults(sampler: Sampler, pipeline: SemanticRoutingPipeline) -> Sample
     own = {"steps": "default_num_inference_steps", "guidance": "default_guidance_scale"}
     missing = {name: pipeline.config[key] for name, key in own.items() if getattr(sampler, name) is None}
     return replace(sampler, **missing)
-
-
-def read_sampling(out: Path) -> JsonObject:
-    """What `sampling.json` says; nothing where there is none."""
-    return read_json_object(out / RECORD) if (out / RECORD).is_file() else {}
-
-
-def weights_hash(*modules: nn.Module) -> str:
-    """SHA-256 of the modules' weights, by name and in the type that they are used in."""
-    digest = sha256()
-    for name, tensor in chain.from_iterable(sorted(module.state_dict().items()) for module in modules):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _device(sampler: Sampler, state: PartialState) -> str | None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ..io.jsonl import Ledger, read_lines
 from .benchmark import OK, Benchmark
-from .runner import IMAGES, find_images, judge_pending, question_keys
-from .sampling import processes, read_sampling
+from .runner import IMAGES, find_images, judge_pending, question_keys, sampling_of
+from .sampling import processes
 
 
 def judge_share(benchmark: Benchmark, out: Path, images: Path | None, images_per_prompt: int | None) -> None:
@@ -29,8 +29,9 @@ def judge_share(benchmark: Benchmark, out: Path, images: Path | None, images_per
     if state.is_main_process:
         _gather(shared)  # what an interrupted run left
     state.wait_for_everyone()
-    count = images_per_prompt or read_sampling(out).get("images_per_prompt", benchmark.sampler.images_per_prompt)
-    files, _ = find_images(benchmark, images or out / IMAGES, count)
+    images = images or out / IMAGES
+    count = images_per_prompt or sampling_of(images).get("images_per_prompt", benchmark.sampler.images_per_prompt)
+    files, _ = find_images(benchmark, images, count)
     known = Ledger(shared)
     pending = {
         key: file._replace(question=number)

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -73,3 +76,12 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], name: object) -> None:
     for key, tensor in tensors:
         if not tensor.isfinite().all():
             raise ValueError(f"{name} holds values in {key} that are infinite or not numbers.")
+
+
+def weights_digest(*modules: nn.Module) -> str:
+    """SHA-256 of the modules' weights, by name and in the type that they are used in."""
+    digest = sha256()
+    for name, tensor in chain.from_iterable(sorted(module.state_dict().items()) for module in modules):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

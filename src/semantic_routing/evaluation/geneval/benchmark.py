@@ -20,6 +20,7 @@ from typer import Option
 from ...io.files import write_json
 from ..benchmark import BENCHMARKS, OK, DetectorBenchmark, Json, Judged, Scores, value_key
 from ..image_files import NumberedFolders
+from ..network_names import check_found
 from ..prompt_files import Prompts, find_prompts
 from ..result import OVERALL, Measure, Tally
 from .judging import JudgingOptions
@@ -85,6 +86,12 @@ class GenEval(DetectorBenchmark):
         from .scorer import Scorer
 
         return Scorer(self.options, self.device)
+
+    def check_judge(self, ask: bool = False) -> None:
+        """Looks for the models, where sampling comes first."""
+        if ask:
+            check_found("--detector", self.options.detector)
+            check_found("--clip", self.options.clip_model)
 
     def identity(self, prompt: int, question: int = 0) -> Json:
         """The prompt's record and the scorer's options."""

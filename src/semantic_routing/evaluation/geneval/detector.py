@@ -3,7 +3,7 @@
 The library's post-processing is not used: it squeezes masks into 384 x 384 pixels and rounds scores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,11 +71,8 @@ class Mask2FormerDetector:
         output = self.model(pixel_values=padded[None].to(self.device))
 
         def masks_of(queries: Int[Tensor, " some"]) -> Float[Tensor, "some height width"]:
-            """Logits of the queries' masks at the image's own size."""
-            logits = output.masks_queries_logits[:, queries]
-            logits = F.interpolate(logits, padded.shape[1:], mode="bilinear", align_corners=False)
-            size = (image.height, image.width)
-            return F.interpolate(logits[..., :height, :width], size, mode="bilinear", align_corners=False)[0]
+            logits = output.masks_queries_logits[0, queries]
+            return enlarge(logits, padded.shape[1:], (height, width), (image.height, image.width))
 
         return read_out(output.class_queries_logits[0], masks_of, least)
 
@@ -89,6 +86,24 @@ def resize(image: Image.Image) -> Float[Tensor, "3 height width"]:
     # Whole grey levels, as a resized picture has them.
     pixels = pixels.round() / 255
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+
+
+def enlarge(
+    logits: Float[Tensor, "masks rows columns"],
+    padded: Sequence[int],
+    scaled: tuple[int, int],
+    size: tuple[int, int],
+) -> Float[Tensor, "masks height width"]:
+    """Logits of masks at an image's own size.
+
+    Args:
+        logits: as the network gives them.
+        padded: height and width of its input.
+        scaled: height and width of the image in it.
+        size: the image's own height and width.
+    """
+    logits = F.interpolate(logits[None], padded, mode="bilinear", align_corners=False)
+    return F.interpolate(logits[..., : scaled[0], : scaled[1]], size, mode="bilinear", align_corners=False)[0]
 
 
 def read_out(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from ...io.files import JsonObject
+from ..network_names import named_by
 from .colors import ClipColors
 from .detector import Mask2FormerDetector
 from .judging import judge
@@ -24,8 +25,10 @@ class Scorer:
     def __init__(self, options: ScorerOptions, device: str | None = None) -> None:
         self.options = options
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.detector = Mask2FormerDetector(options.detector, device)
-        self.colors = ClipColors(options.clip_model, device, options.background, options.crop)
+        with named_by("--detector", options.detector):
+            self.detector = Mask2FormerDetector(options.detector, device)
+        with named_by("--clip", options.clip_model):
+            self.colors = ClipColors(options.clip_model, device, options.background, options.crop)
 
     def __call__(self, image: Image.Image, record: Record) -> JsonObject:
         """The outcome for an RGB image: `correct`, `reason`, `details` of the kept instances, and colors."""

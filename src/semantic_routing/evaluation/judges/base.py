@@ -79,6 +79,9 @@ class Judge(ABC):
     def identity(self) -> JsonObject:
         """What an answer depends on beside the question."""
 
+    def try_out(self, form: Form) -> None:  # noqa: B027 - a judge that runs here is not loaded for a trial
+        """Asks one question, where that may fail for reasons that are not the question's. Raises ValueError."""
+
     @abstractmethod
     def ask(self, questions: Iterable[Question], form: Form) -> Iterator[Answer]:
         """Yields answers as they come, in any order; takes questions only as it can deal with them."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from PIL import Image
+
 from ...io.chat import ChatClient, EndpointError, Reply, Request, image_url, reply_text
 from ...io.files import JsonObject
 from .base import Answer, Form, Judge, Question
@@ -34,6 +36,18 @@ class EndpointJudge(Judge):
         """The model's name and revision; the address may change without changing answers."""
         revision = {"revision": self.revision} if self.revision else {}
         return {"judge": "endpoint", "model": self.client.model, **revision}
+
+    def try_out(self, form: Form) -> None:
+        """Asks about a gray picture.
+
+        Raises:
+            ValueError: no answer came, or one without the log-probabilities that are wanted.
+        """
+        picture = Image.new("RGB", (64, 64), "gray")
+        with self.client:
+            (answer,) = self.ask([Question("trial", picture, "Is this picture gray? Answer in one word.")], form)
+        if answer.error is not None:
+            raise ValueError(f"The judge {self.client.model} cannot be asked: {answer.error}.")
 
     def ask(self, questions: Iterable[Question], form: Form) -> Iterator[Answer]:
         """Yields answers as they come; once the endpoint is down, what is left gets that as its error."""

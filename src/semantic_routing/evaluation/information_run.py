@@ -129,10 +129,7 @@ def measure(
         seed: of the noise.
         batch_size: pictures at a time; each is denoised once a caption.
     """
-    if isinstance(pipeline, HostRun):
-        denoiser = host_denoiser(pipeline)
-    else:
-        denoiser = pipeline_denoiser(pipeline)
+    denoiser = host_denoiser(pipeline) if isinstance(pipeline, HostRun) else pipeline_denoiser(pipeline)
     batches = [pictures[start : start + batch_size] for start in range(0, len(pictures), batch_size)]
     for batch in track(batches, "measuring", console=Console(stderr=True)):
         subjects = as_subjects(pipeline, batch, unconditional, seed)

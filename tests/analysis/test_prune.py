@@ -69,7 +69,7 @@ def test_keeping_all_layers_changes_nothing(language_models, strategy):
     pipeline = load_pipeline(str(saved_pipeline(language_models, strategy)))
     everything = list(range(pipeline.transformer.config.num_text_layers))
     torch.testing.assert_close(sample(prune_pipeline(pipeline, everything)), sample(pipeline))
-    assert context_change(pipeline, everything, ["a star"]).largest < 1e-5
+    assert context_change(pipeline.transformer.fusion, pipeline.prompt_encoder(["a star"]), everything).largest < 1e-5
 
 
 def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(language_models):
@@ -87,7 +87,9 @@ def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(l
     wanted = torch.einsum("dl,blnc->dbnc", weights, normalize(text.features))
     torch.testing.assert_close(pruned, wanted)
     change = ((pruned - whole).norm(dim=-1) / whole.norm(dim=-1))[:, whole_text.mask]
-    assert context_change(pipeline, kept, prompts).largest == pytest.approx(change.max().item(), rel=1e-4)
+    assert context_change(pipeline.transformer.fusion, pipeline.prompt_encoder(prompts), kept).largest == pytest.approx(
+        change.max().item(), rel=1e-4
+    )
 
 
 def test_prune_writes_a_smaller_pipeline_that_samples_as_it_says(language_models, tmp_path):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from tiny_pipelines import NUM_BLOCKS, QUICK, model_of, saved_pipeline
 
+from semantic_routing.analysis.attention import attention_weights, record_attention
 from semantic_routing.analysis.model import AnalysisOptions
 from semantic_routing.analysis.overhead import BASELINE, Overhead, relative_costs
-from semantic_routing.analysis.prompt import Prompt, attention_weights, record_attention
+from semantic_routing.analysis.prompt import Prompt
 from semantic_routing.analysis.samples import gaussian, identity, sample_trajectory, starting_noise
 from semantic_routing.analysis.shift import NONE, Shift
 from semantic_routing.analysis.trajectory import TrajectoryAnalysis, measured_map

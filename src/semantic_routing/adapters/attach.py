@@ -1,14 +1,15 @@
 """Puts a fusion into a host and takes it out again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ..fusion import FUSIONS, FusionSizes, check_fusion
+from ..fusion import FUSIONS, FusionSizes, LayerGains, check_fusion, gains_of
 from ..text import resolve_layers
-from .capture import EncoderSizes, capture, release
+from .capture import Capture, EncoderSizes, capture, release
 from .hooks import Argument, owners, remove_hooks
 from .hosts import Host, find_host
 from .routing import Routing, TextReader
@@ -160,6 +161,39 @@ def find_routing(target: Routable) -> Routing:
         if isinstance(owner, Routing):
             return owner
     raise ValueError(f"This {type(model).__name__} is not routed; add_routing or load_routing comes first.")
+
+
+def set_layer_gains(target: Routable, gains: LayerGains | None) -> None:
+    """Factors of layers in what the fusion adds, such as {3: 0, 5: 2}, see `fusion.LayerGains`; None is as trained.
+
+    Each token's context stays as large as without them. The layer that the host reads by itself is not touched.
+
+    Raises:
+        ValueError: the model or pipeline is not routed, or a layer or block does not exist.
+    """
+    routing = find_routing(target)
+    if gains is not None:
+        gains_of(gains, routing.layers, len(routing.gain))
+    routing.layer_gains = gains
+
+
+@contextmanager
+def fewer_layers(pipe: DiffusionPipeline, kept: Sequence[int]) -> Iterator[None]:
+    """Lets the fusion of a pipeline read only the layers at positions `kept`, for a while.
+
+    Raises:
+        ValueError: the pipeline is not routed, or its fusion cannot drop layers.
+    """
+    routing, (_, encoder, _) = find_routing(pipe), parts(pipe)
+    hooks = next(owner for owner in owners(encoder) if isinstance(owner, Capture))
+    fusion, layers = routing.fusion, routing.layers
+    routing.fusion = fusion.keep_layers(kept).to(routing.gain.device)
+    routing.layers = [layers[position] for position in kept]
+    hooks.layers = tuple(routing.layers)
+    try:
+        yield
+    finally:
+        routing.fusion, routing.layers, hooks.layers = fusion, layers, tuple(layers)
 
 
 def set_routing_scale(target: Routable, scale: float) -> None:

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..fusion import Moment, TextFusion
+from ..fusion import LayerGains, Moment, TextFusion, fuse_with_gains, gains_of
 from .capture import split
 from .hooks import Argument, Call
 from .hosts import TIMES, Host, config_of
@@ -136,6 +136,7 @@ class Routing(nn.Module):
             self.narrow = nn.Linear(fusion.out_channels, self.channels, bias=False)
         self.gain = nn.Parameter(torch.zeros(fusion.sizes.num_blocks))
         self.scale = 1.0
+        self.layer_gains: LayerGains | None = None
         self.entry, self.time = Argument.of(model, host.entry), Argument.of(model, "timestep")
         self.mask = Argument.of(model, host.mask) if host.mask else None
         self.readers: list[TextReader] = []
@@ -163,7 +164,7 @@ class Routing(nn.Module):
         text, _ = split(wide, self.width, len(self.layers))
         if self.scale:
             self.to(text.device)
-            step = self._make_step(model, args, kwargs, wide)
+            step = self.read(model, args, kwargs)
             kept = self._fused.get(wide)
             if kept is not None and kept[0] == self._key(step):
                 self.show(kept[1])
@@ -173,7 +174,9 @@ class Routing(nn.Module):
                     self.fuse()
         return self.entry.put(args, kwargs, text)
 
-    def _make_step(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], wide: Tensor) -> Step:
+    def read(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Step:
+        """What the host is called with."""
+        wide = self.entry.get(args, kwargs)
         text, layers = split(wide, self.width, len(self.layers))
         mask = layers[:, 0].any(dim=-1)  # hosts without a mask set padding to zero
         given = None if self.mask is None else self.mask.get(args, kwargs)
@@ -203,12 +206,19 @@ class Routing(nn.Module):
         modules = [module for owner in (self, *step.projections) for module in owner.modules()]
         if any(isinstance(module, BaseTunerLayer) for module in modules):
             return (object(),)  # a LoRA's strength can change unseen
-        return (self.scale, *((id(p), p._version) for module in modules for p in module.parameters(recurse=False)))
+        return (
+            self.scale,
+            repr(self.layer_gains),
+            *((id(p), p._version) for module in modules for p in module.parameters(recurse=False)),
+        )
 
     def residuals(self, step: Step) -> list[Float[Tensor, "batch text_tokens block_channels"]]:
         """What is added to the text of each block."""
         prepared = self.fusion.prepare(step.layers, step.mask)
-        contexts = self.fusion(prepared, Moment(step.timestep))
+        if self.layer_gains is not None:
+            gains = gains_of(self.layer_gains, self.layers, len(self.gain))
+            prepared = prepared._replace(gains=gains.to(step.wide.device))
+        contexts = fuse_with_gains(self.fusion, prepared, Moment(step.timestep))
         if self.narrow is not None:
             contexts = F.linear(contexts, self.narrow.weight.to(contexts.dtype))
         length = contexts.shape[2]

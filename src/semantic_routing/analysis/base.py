@@ -12,6 +12,7 @@ from ..reporting.table import Table
 if TYPE_CHECKING:
     from .model import SavedModel
 
+NAME_THE_HOST = "name the host's pipeline, and this folder as --routing"
 ANALYSES: Registry[type["Analysis"]] = Registry("analysis")
 
 FLOW_TIME = "flow time t (0 noise, 1 data)"
@@ -29,6 +30,8 @@ class Analysis(ABC):
     """What a model must have, to end a sentence that begins with "needs"."""
     samples: ClassVar[bool] = False
     """Whether images of the prompts are made."""
+    hosts: ClassVar[bool] = True
+    """Whether it is made for hosts with a fusion in them, too."""
 
     @classmethod
     def applies_to(cls, model: "SavedModel") -> bool:
@@ -63,17 +66,14 @@ def choose(only: Sequence[str], model: "SavedModel") -> tuple[dict[str, Analysis
         ValueError: a name is unknown, or was asked for and does not apply.
     """
     chosen = {name: ANALYSES.find(name) for name in only} or ANALYSES
-    refusals = {
-        name: f"{name} needs {analysis.needs}; this model {model.fusion_sentence}."
-        for name, analysis in chosen.items()
-        if not analysis.applies_to(model)
-    }
-    if model.files.is_adapter:
-        refusals |= {
-            name: f"{name} makes images; {model.files.folder} is a fusion for a host and has no pipeline to make them."
-            for name, analysis in chosen.items()
-            if analysis.samples and name not in refusals
-        }
+    refusals = {}
+    for name, analysis in chosen.items():
+        if model.is_host and not analysis.hosts:
+            refusals[name] = f"{name} needs a pipeline of ours, and {model.files.folder} is a fusion for a host."
+        elif model.files.is_adapter and not model.is_host and analysis.samples:
+            refusals[name] = f"{name} makes images; {model.files.folder} is a fusion for a host: {NAME_THE_HOST}."
+        elif not analysis.applies_to(model):
+            refusals[name] = f"{name} needs {analysis.needs}; this model {model.fusion_sentence}."
     if only and refusals:
         raise ValueError(next(iter(refusals.values())))
     applicable = {name: analysis() for name, analysis in chosen.items() if name not in refusals}

@@ -38,9 +38,9 @@ def layer_weights(model: "SavedModel") -> NamedArray | None:
     if fusion is None:
         return None
     if "state" in fusion.varies_with:
-        values = weights_while_sampling(model, model.pipeline.transformer.fusion)
+        values = weights_while_sampling(model, model.running_fusion)
     elif "token" in fusion.varies_with:
-        values = weights_of_prompts(model, model.pipeline.transformer.fusion)
+        values = weights_of_prompts(model, model.running_fusion)
     else:
         values = weights_at(fusion, FINE_TIMES)
     if values is None:
@@ -73,9 +73,7 @@ def weights_at(
 
 def weights_of_prompts(model: "SavedModel", fusion: TextFusion) -> TimesBlocksLayers | None:
     """Weights of a fusion that reads the text, averaged over the model's prompts."""
-    pipeline = model.pipeline
-    features = pipeline.prompt_encoder(model.prompts).to(pipeline.transformer.device, pipeline.transformer.dtype)
-    return weights_at(fusion, FINE_TIMES, fusion.prepare(*features))
+    return weights_at(fusion, FINE_TIMES, fusion.prepare(*model.features(model.prompts)))
 
 
 def weights_while_sampling(model: "SavedModel", fusion: TextFusion) -> TimesBlocksLayers | None:

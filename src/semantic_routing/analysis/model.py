@@ -1,24 +1,29 @@
 """The model that is analyzed, and what can be chosen of the analyses."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..fusion import LayerGains, TextFusion
 from ..fusion.gains import GainKey
 from ..fusion.timestep_map import GateTime
-from ..pipelines.saved import PipelineFiles, layer_numbers, load_fusion
+from ..pipelines.saved import PipelineFiles, find_pipeline, layer_numbers, load_fusion
 from ..reporting.arrays import Arrays, NamedArray
-from .base import ANALYSES
+from .attention import Attended, Tokens, record_attention
+from .base import ANALYSES, NAME_THE_HOST
 from .layer_weights import layer_weights
-from .samples import Latents, Trajectory, decode, sample_latents, sample_trajectory, starting_noise
+from .samples import Latents, Pictures, Trajectory, decode, sample_latents, sample_trajectory, starting_noise
 
 if TYPE_CHECKING:
     from ..evaluation.scenes import ScenePrompt
     from ..pipelines import SemanticRoutingPipeline
+    from ..text import TextFeatures
 
 
 @dataclass(frozen=True)
@@ -154,10 +159,7 @@ class SavedModel:
             ValueError: there is none.
         """
         if self.files.is_adapter:
-            raise ValueError(
-                f"{self.files.folder} is a fusion for a host; without the host's pipeline there is no text or image to "
-                f"know what a fusion reads that varies with {' and '.join(sorted(self.varies_with))}."
-            )
+            raise ValueError(f"{self.files.folder} is a fusion for a host: {NAME_THE_HOST}.")
         from ..pipelines.loading import load_pipeline
 
         return load_pipeline(str(self.files.folder), self.options.dtype, self.options.device)
@@ -177,6 +179,16 @@ class SavedModel:
     def guidance_scales(self) -> list[float]:
         """All guidance scales of trajectories, rising from the control."""
         return sorted({1.0, self.guidance, *self.options.guidance_scales})
+
+    @property
+    def is_host(self) -> bool:
+        """Whether it is a model of another project with a fusion in it."""
+        return False
+
+    @property
+    def shows_attention(self) -> bool:
+        """Whether what blocks attend to can be watched."""
+        return True
 
     @cached_property
     def trained_skills(self) -> tuple[str, ...] | None:
@@ -218,8 +230,11 @@ class SavedModel:
         """Final latents of all prompts."""
         key = _variant(guidance, timestep_map, layer_gains)
         if key not in self._samples:
-            self._samples[key] = self.samples_of(self.pipeline, guidance, timestep_map, layer_gains)
+            self._samples[key] = self._make_samples(guidance, timestep_map, layer_gains)
         return self._samples[key]
+
+    def _make_samples(self, guidance: float, timestep_map: GateTime | None, layer_gains: LayerGains | None) -> Latents:
+        return self.samples_of(self.pipeline, guidance, timestep_map, layer_gains)
 
     def samples_of(
         self,
@@ -237,12 +252,67 @@ class SavedModel:
             return None
         from ..scenes import judge
 
-        pictures = decode(self.pipeline, latents)
+        pictures = self.pictures(latents)
         pairs = zip(pictures, self.scene_prompts, strict=True)
         return np.array([all(judge(picture, prompt.claims)) for picture, prompt in pairs])
+
+    def pictures(self, latents: Latents) -> Pictures:
+        """Pictures of final latents."""
+        return decode(self.pipeline, latents)
+
+    @property
+    def running_fusion(self) -> TextFusion:
+        """The fusion in the model that samples."""
+        fusion: TextFusion = self.pipeline.transformer.fusion
+        return fusion
+
+    @property
+    def language_model_layers(self) -> int:
+        """Of the whole language model."""
+        return int(self.pipeline.text_encoder.config.num_hidden_layers)
+
+    def features(self, prompts: Sequence[str]) -> "TextFeatures":
+        """What the fusion reads of prompts."""
+        transformer = self.pipeline.transformer
+        return self.pipeline.prompt_encoder(prompts).to(transformer.device, transformer.dtype)
+
+    def samples_of_layers(self, kept: Sequence[int]) -> Latents:
+        """Final latents of all prompts when only the layers at positions `kept` are read."""
+        from ..pipelines.prune import prune_pipeline
+
+        return self.samples_of(prune_pipeline(self.pipeline, kept), self.guidance)
+
+    def tokens(self, prompt: str) -> Tokens:
+        """The tokens of a prompt."""
+        encoder = self.pipeline.prompt_encoder
+        return Tokens.of(encoder.tokenizer, encoder.tokenize([prompt])[0][0].tolist())
+
+    def attend(self, prompt: str) -> Attended:
+        """Makes the first prompt's image, and watches what its blocks attend to."""
+        blocks = self.pipeline.transformer.blocks
+        with record_attention(self.pipeline.transformer) as seen:
+            times, _ = sample_trajectory(self.pipeline, [prompt], self.noise[:1], self.steps, self.guidance)
+        # The prompt's row is the last one of each call: guidance puts the unconditional row first.
+        calls = torch.stack([attention[-1] for attention in seen]).double().cpu().numpy()
+        return Attended(times[:-1], calls.reshape(-1, len(blocks), calls.shape[-1]))
 
     def result(self, name: str) -> Arrays:
         """The numbers of the analysis called `name`, computed once."""
         if name not in self._results:
             self._results[name] = ANALYSES.find(name)().compute(self)
         return self._results[name]
+
+
+def open_model(
+    pipeline: str,
+    options: AnalysisOptions | None = None,
+    routing: Path | None = None,
+    host_size: int | None = None,
+    host_options: Mapping[str, Any] | None = None,
+) -> SavedModel:
+    """The model that is analyzed; see `report.analyze`."""
+    if routing is None:
+        return SavedModel(find_pipeline(pipeline), options)
+    from .host import RoutedHost
+
+    return RoutedHost(pipeline, routing, options, host_size, host_options)

@@ -31,6 +31,7 @@ class Overhead(Analysis):
 
     title = "Cost of every strategy on this backbone"
     samples = True
+    hosts = False
 
     def compute(self, model: SavedModel) -> Arrays:
         """`parameters`, `flops` and `latency` (seconds, by round) over strategies; all read all layers they can."""

@@ -9,7 +9,7 @@ from PIL import Image
 from ..reporting.figures import Figure, raster, signed
 from ..reporting.picture_grid import Row, picture_grid
 from .model import SavedModel
-from .samples import Latents, decode
+from .samples import Latents
 
 SHOWN = 8
 
@@ -20,7 +20,7 @@ def draw_pictures(model: SavedModel, ends: Mapping[str, Latents], name: str, wha
     columns = [number * len(model.prompts) // count for number in range(count)]
     rows: list[Row] = []
     for variant, latents in ends.items():
-        pictures = [Image.fromarray(picture) for picture in decode(model.pipeline, latents[columns])]
+        pictures = [Image.fromarray(picture) for picture in model.pictures(latents[columns])]
         rows.append(Row(pictures, variant, () if rows else [model.prompts[column] for column in columns]))
     caption = f"{what}, at guidance {model.guidance:g}; images of a column start from the same noise."
     return Figure(name, raster(picture_grid(rows)), caption)

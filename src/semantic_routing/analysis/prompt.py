@@ -2,31 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
 
 import numpy as np
-import torch
-from einops import rearrange, repeat
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ..fusion import Moment, Prepared
+from ..fusion import Moment, Prepared, TextFusion
 from ..reporting.arrays import Arrays, Coordinates, NamedArray
 from ..reporting.figures import Figure, heat_map, label_cells, panels
 from .base import ANALYSES, Analysis
 from .layer_weights import mean_over_readers, watching
 from .model import SavedModel
-from .samples import sample_trajectory
 from .weights import SCALE, weight_bar, weight_map
-
-if TYPE_CHECKING:
-    from ..models.attention import CrossAttention, KeyValue
-    from ..models.tokens import TextTokens
-    from ..models.transformer import SemanticRoutingTransformer2DModel
-    from ..text import TextEncoder
 
 MOST_TOKENS = 40
 
@@ -36,7 +25,13 @@ class Prompt(Analysis):
     """Cross-attention over the tokens of the first prompt, and the layers that are read for it."""
 
     title = "What each block attends to"
+    needs = "a fusion, and blocks with a cross-attention of their own to watch"
     samples = True
+
+    @classmethod
+    def applies_to(cls, model: SavedModel) -> bool:
+        """Models whose blocks cross-attend to a fusion's context."""
+        return model.fusion is not None and model.shows_attention
 
     def compute(self, model: SavedModel) -> Arrays:
         """`attention` over flow_time, block and token, a mean over heads and image tokens; and what belongs to it.
@@ -44,20 +39,14 @@ class Prompt(Analysis):
         `attention_of_words` is the same without special tokens, renormalized, where there are any. `weights` and, where
         tokens differ, `weights_by_token` are means over sampling steps, where the fusion has layer weights.
         """
-        pipeline, prompt = model.pipeline, model.prompts[0]
-        transformer = pipeline.transformer
-        tokens = token_texts(pipeline.prompt_encoder, prompt)
-        with ExitStack() as stack:
-            seen = stack.enter_context(record_attention(transformer))
-            weights = stack.enter_context(record_weights(transformer))
-            times, _ = sample_trajectory(pipeline, [prompt], model.noise[:1], model.steps, model.guidance)
-        # The prompt's row is the last one of each call: guidance puts the unconditional row first.
-        calls = torch.stack([attention[-1] for attention in seen]).double().cpu().numpy()
-        blocks = len(transformer.blocks)
-        attention = calls.reshape(-1, blocks, calls.shape[-1])[..., : len(tokens)]
-        along: dict[str, Coordinates] = {"flow_time": times[:-1].round(6).tolist(), "block": range(blocks)}
+        prompt = model.prompts[0]
+        tokens, words = model.tokens(prompt)
+        with record_weights(model.running_fusion) as weights:
+            attended = model.attend(prompt)
+        attention = attended.attention[..., : len(tokens)]
+        blocks = attention.shape[1]
+        along: dict[str, Coordinates] = {"flow_time": attended.flow_times.round(6).tolist(), "block": range(blocks)}
         arrays = {"attention": NamedArray(attention, {**along, "token": tokens})}
-        words = word_positions(pipeline.prompt_encoder, prompt)
         if 0 < len(words) < len(tokens):
             of_words = attention[..., words]
             of_words /= of_words.sum(-1, keepdims=True)
@@ -146,61 +135,16 @@ def _label_tokens(axes: Axes, tokens: Coordinates) -> None:
     axes.set_xlabel("token")
 
 
-def token_texts(encoder: "TextEncoder", prompt: str) -> list[str]:
-    """The tokens of a prompt as its tokenizer writes them, numbered so that equal ones stay apart."""
-    ids = encoder.tokenize([prompt])[0][0].tolist()
-    return [f"{number}: {text}" for number, text in enumerate(encoder.tokenizer.convert_ids_to_tokens(ids))]
-
-
-def word_positions(encoder: "TextEncoder", prompt: str) -> list[int]:
-    """Positions of the tokens that the tokenizer does not call special, such as [CLS]."""
-    ids = encoder.tokenize([prompt])[0][0].tolist()
-    return [number for number, token in enumerate(ids) if token not in encoder.tokenizer.all_special_ids]
-
-
 @contextmanager
-def record_attention(
-    transformer: "SemanticRoutingTransformer2DModel",
-) -> Iterator[list[Float[Tensor, "batch text_tokens"]]]:
-    """Collects, call by call and block by block, what each cross-attention attends to."""
-    seen: list[Tensor] = []
-
-    def keep(module: "CrossAttention", inputs: "tuple[Tensor, Tensor | KeyValue, TextTokens]") -> None:
-        seen.append(attention_weights(module, *inputs))
-
-    hooks = [block.get_submodule("cross_attention").register_forward_pre_hook(keep) for block in transformer.blocks]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def record_weights(
-    transformer: "SemanticRoutingTransformer2DModel",
-) -> Iterator[dict[int, list[Float[np.ndarray, "blocks text_tokens layers"]]]]:
+def record_weights(fusion: TextFusion) -> Iterator[dict[int, list[Float[np.ndarray, "blocks text_tokens layers"]]]]:
     """Collects the layer weights of the last row of each call, by the block that it was for (0 for all at once)."""
     seen: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
 
     def keep(prepared: Prepared, moment: Moment) -> None:
-        weights = transformer.fusion.layer_weights(prepared, moment)
+        weights = fusion.layer_weights(prepared, moment)
         if weights is not None:
-            by_block = mean_over_readers(transformer.fusion, weights[:, -1])
+            by_block = mean_over_readers(fusion, weights[:, -1])
             seen[moment.block or 0].append(by_block.double().cpu().numpy())
 
-    with watching(transformer.fusion, keep):
+    with watching(fusion, keep):
         yield seen
-
-
-def attention_weights(
-    module: "CrossAttention", x: Tensor, text: "Tensor | KeyValue", tokens: "TextTokens"
-) -> Float[Tensor, "batch text_tokens"]:
-    """Softmax weights over text tokens, a mean over heads and image tokens, in float32."""
-    query = module.query(x).float()
-    key = (module.text_key_value(text, tokens) if isinstance(text, Tensor) else text).key.float()
-    key = repeat(key, "b n g c -> b n (g r) c", r=query.shape[2] // key.shape[2])
-    scores = torch.einsum("bihc,bjhc->bhij", query, key) / query.shape[-1] ** 0.5
-    if tokens.mask is not None:
-        scores = scores.masked_fill(~tokens.mask, -torch.inf)
-    return rearrange(scores.softmax(-1), "b h i j -> b (h i) j").mean(1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..fusion import Moment
+from ..fusion import Moment, TextFusion
 from ..io.files import whole_folder, write_json
 from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import NamedArray
@@ -20,6 +20,7 @@ from .pictures import paired_change, share_correct
 
 if TYPE_CHECKING:
     from ..pipelines import SemanticRoutingPipeline
+    from ..text import TextFeatures
 
 
 class ContextChange(NamedTuple):
@@ -76,23 +77,20 @@ def choose_layers(weights: NamedArray, keep: int | None = None, threshold: float
 
 
 @torch.no_grad()
-def context_change(
-    pipeline: "SemanticRoutingPipeline", kept: Sequence[int], prompts: Sequence[str]
-) -> ContextChange | None:
+def context_change(fusion: TextFusion, features: "TextFeatures", kept: Sequence[int]) -> ContextChange | None:
     """How far the context of each block moves when only the layers at positions `kept` are read.
 
     None for a fusion that reads the image: its context exists only while sampling.
     """
-    transformer = pipeline.transformer
-    fusion, small = transformer.fusion, transformer.fusion.keep_layers(kept)
     if "state" in fusion.varies_with:
         return None
-    features = pipeline.prompt_encoder(prompts).to(transformer.device, torch.float32)
+    small, device = fusion.keep_layers(kept), features.mask.device
+    features = features.to(device, torch.float32)
     prepared = fusion.prepare(*features, reused=True)
     fewer = small.prepare(features.hidden_states[:, list(kept)], features.mask, reused=True)
     changes = []
     for flow_time in FINE_TIMES if "timestep" in fusion.varies_with else FINE_TIMES[:1]:
-        moment = Moment(torch.tensor([1000 * (1 - flow_time)], dtype=torch.float32, device=transformer.device))
+        moment = Moment(torch.tensor([1000 * (1 - flow_time)], dtype=torch.float32, device=device))
         whole, pruned = fusion(prepared, moment), small(fewer, moment)
         change = (pruned - whole).norm(dim=-1) / whole.norm(dim=-1)
         changes.append((change if prepared.mask is None else change[:, prepared.mask]).flatten())
@@ -138,7 +136,7 @@ def compare(model: SavedModel, pruned: "SemanticRoutingPipeline", kept: Sequence
     whole, prompts, guidance = model.pipeline, model.prompts, model.guidance
     seconds = _encoding_seconds([whole, pruned], prompts, model.options.rounds)
     ends = [model.samples(guidance), model.samples_of(pruned, guidance)]
-    change = context_change(whole, kept, prompts)
+    change = context_change(model.running_fusion, model.features(prompts), kept)
     correct = [model.correct(end) for end in ends]
     numbers: Comparison = {
         "layers": [model.layers[position] for position in kept],

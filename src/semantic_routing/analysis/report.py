@@ -1,20 +1,19 @@
 """Runs analyses and writes their numbers, their figures, and one page with all of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
 
 from ..io.files import write_text
-from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import write_arrays
 from ..reporting.figures import SCREEN, WIDTH, save, style
 from ..reporting.page import Page
 from .base import Analysis, choose
-from .model import AnalysisOptions, SavedModel
+from .model import AnalysisOptions, SavedModel, open_model
 from .trajectory import measured_map
 
 
@@ -24,6 +23,9 @@ def analyze(
     only: Sequence[str] = (),
     options: AnalysisOptions | None = None,
     save_map: Literal["paired", "marginal"] | None = None,
+    routing: Path | None = None,
+    host_size: int | None = None,
+    host_options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `index.html`, and a folder with CSV, JSON, PNG and SVG files for each analysis; returns the page's path.
 
@@ -33,11 +35,14 @@ def analyze(
         only: names of analyses; none means all that apply to the model.
         options: what can be chosen.
         save_map: save the measured effective time with the pipeline, as its timestep map.
+        routing: folder of a fusion; the pipeline is then the host's that it was trained in.
+        host_size: of a host: pixels a side; None is as it was trained.
+        host_options: of a host: more arguments of its call; None is as it was trained.
 
     Raises:
         ValueError: an unknown analysis, one that does not apply, or a pipeline that cannot be read or written.
     """
-    model = SavedModel(find_pipeline(pipeline), options)
+    model = open_model(pipeline, options, routing, host_size, host_options)
     analyses, left_out = choose(only, model)
     if save_map and "timestep" not in model.varies_with:
         raise ValueError(f"A timestep map needs a fusion that sees the time; this model {model.fusion_sentence}.")

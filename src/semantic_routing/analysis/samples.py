@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Latents = Float[Tensor, "images channels height width"]
 States = Float[Tensor, "times images channels height width"]
-Pictures = UInt8[np.ndarray, "images height width 3"]
+Pictures = UInt8[np.ndarray, "images picture_height picture_width 3"]
 
 
 class Trajectory(NamedTuple):

@@ -25,6 +25,7 @@ class Shift(Analysis):
     title = "Sampling with the fusion's time shifted"
     needs = "a fusion that varies with the timestep"
     samples = True
+    hosts = False
 
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:

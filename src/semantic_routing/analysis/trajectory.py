@@ -33,6 +33,7 @@ class TrajectoryAnalysis(Analysis):
     title = "The sampling trajectory and its effective time"
     needs = "nothing"
     samples = True
+    hosts = False
 
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:

@@ -36,22 +36,19 @@ class Usage(Analysis):
 
     def compute(self, model: SavedModel) -> Arrays:
         """`most_weight` over layers; all else over `keep`, the number of layers kept."""
-        from ..pipelines.prune import prune_pipeline
-
         weights = model.magnitudes
         peak, order = most_weight(weights), rank_layers(weights)
         rows = weights.values.reshape(-1, len(peak))
-        numbers = keep_numbers(int((peak > 0).sum()))
+        numbers, features = keep_numbers(int((peak > 0).sum())), model.features(model.prompts)
         lost, changes, run, correct = [], [], [], []
         for number in numbers:
             kept = sorted(order[:number])
             dropped = [position for position in range(len(peak)) if position not in kept]
             lost.append([rows[:, dropped].sum(1).max(), rows[:, dropped].sum(1).mean()])
-            changes.append(context_change(model.pipeline, kept, model.prompts) or (np.nan, np.nan))
+            changes.append(context_change(model.running_fusion, features, kept) or (np.nan, np.nan))
             run.append(max(model.layers[position] for position in kept))
             if model.scene_prompts is not None:
-                pruned = prune_pipeline(model.pipeline, kept) if dropped else None
-                ends = model.samples_of(pruned, model.guidance) if pruned else model.samples(model.guidance)
+                ends = model.samples_of_layers(kept) if dropped else model.samples(model.guidance)
                 correct.append(model.correct(ends))
         by_number: dict[str, Coordinates] = {"keep": numbers}
         statistic: dict[str, Coordinates] = {**by_number, "statistic": ["largest", "mean"]}
@@ -79,7 +76,7 @@ class Usage(Analysis):
 
     def tables(self, arrays: Arrays, model: SavedModel) -> list[Table]:
         """One row a number of layers kept."""
-        total = model.pipeline.text_encoder.config.num_hidden_layers
+        total = model.language_model_layers
         header = ["kept", "layers run", "top layers saved", "most weight lost", "context change: largest", "mean"]
         correct = arrays.get("correct")
         if correct is not None:

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ..pipelines.saved import find_pipeline
 from ..reporting.arrays import Arrays, Coordinate, NamedArray
 from ..reporting.figures import (
     DASHES,
@@ -26,7 +25,7 @@ from ..reporting.figures import (
     style,
 )
 from .base import ANALYSES, AXIS_LABELS, FLOW_TIME, Analysis
-from .model import SavedModel
+from .model import SavedModel, open_model
 
 EVERY = 4  # of the 21 fine times: 0.2 apart, as in the paper's fig. 2
 
@@ -76,17 +75,18 @@ class Weights(Analysis):
         return figures
 
 
-def draw_weights(pipeline: str, out: Path) -> list[Path]:
+def draw_weights(pipeline: str, out: Path, routing: Path | None = None) -> list[Path]:
     """Writes `weights.png`, a heat map of the fusion weights, and `weights.csv`, and returns their paths.
 
     Args:
         pipeline: folder, hub name or "demo".
         out: folder for the two files.
+        routing: folder of a fusion; the pipeline is then the host's, which weights that vary with the token need.
 
     Raises:
         ValueError: the folder holds no pipeline, or its fusion has no layer weights.
     """
-    weights = Weights().compute(SavedModel(find_pipeline(pipeline)))["weights"]
+    weights = Weights().compute(open_model(pipeline, routing=routing))["weights"]
     out.mkdir(parents=True, exist_ok=True)
     with style():
         path = save(draw_maps(weights)._replace(name="weights"), out)[0]

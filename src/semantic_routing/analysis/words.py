@@ -32,6 +32,7 @@ class Words(Analysis):
 
     title = "Layers by word"
     needs = "layer weights that vary with the token and not with the image"
+    hosts = False
 
     @classmethod
     def applies_to(cls, model: SavedModel) -> bool:

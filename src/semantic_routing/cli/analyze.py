@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Device, Dtype
+from .options import Device, Dtype, HostOptions, HostSize, Routing, read_host_options
 
 
 def _list(asked: bool) -> bool:
@@ -52,6 +52,9 @@ def command(
         Literal["paired", "marginal"] | None,
         typer.Option(help="Save the measured effective time with the pipeline, whose fusion then sees it in sampling."),
     ] = None,
+    routing: Routing = None,
+    host_size: HostSize = None,
+    host_options: HostOptions = None,
     dtype: Dtype = "float32",
     device: Device = None,
 ) -> None:
@@ -73,5 +76,5 @@ def command(
         dtype=dtype,
         device=device,
     )
-    page = analyze(pipeline, out, only or [], options, save_map)
+    page = analyze(pipeline, out, only or [], options, save_map, routing, host_size, read_host_options(host_options))
     typer.echo(f"Open {page.resolve().as_uri()}")

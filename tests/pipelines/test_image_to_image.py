@@ -1,4 +1,4 @@
-"""Image to image, as `diffusers` does it."""
+"""Image to image and inpainting, as `diffusers` does them."""
 
 import diffusers
 import pytest
@@ -10,7 +10,11 @@ from torch import Tensor
 
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 from semantic_routing.models.tiny_vae import tiny_vae
-from semantic_routing.pipelines import SemanticRoutingImg2ImgPipeline, SemanticRoutingPipeline
+from semantic_routing.pipelines import (
+    SemanticRoutingImg2ImgPipeline,
+    SemanticRoutingInpaintPipeline,
+    SemanticRoutingPipeline,
+)
 from semantic_routing.text import load_language_model, load_tokenizer
 
 PROMPTS = ["a red circle", "two blue squares"]
@@ -84,3 +88,60 @@ def test_mistakes(pipe: SemanticRoutingImg2ImgPipeline) -> None:
         sample(pipe, image=image, strength=1.5)
     with pytest.raises(ValueError, match="Got 3 images to begin with for 2 to make"):
         sample(pipe, image=image)
+
+
+@pytest.fixture
+def inpaint(pipe: SemanticRoutingImg2ImgPipeline) -> SemanticRoutingInpaintPipeline:
+    made = SemanticRoutingInpaintPipeline.from_pipe(pipe)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def right_half(size: int = 16) -> Image.Image:
+    mask = Image.new("L", (size, size), "black")
+    mask.paste("white", (size // 2, 0, size, size))
+    return mask
+
+
+@pytest.mark.parametrize("scheduler", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"])
+def test_only_the_mask_is_made_anew(inpaint: SemanticRoutingInpaintPipeline, scheduler: str) -> None:
+    inpaint.scheduler = getattr(diffusers, scheduler)()
+    image = normal(2, 3, 16, 16, seed=1).clamp(-1, 1)
+    made = sample(inpaint, image=image, mask_image=right_half(), strength=1.0)
+    assert inpaint.num_timesteps == len(inpaint.scheduler.timesteps)
+    noise_came_first = generators()
+    [torch.randn(1, 4, 8, 8, generator=generator) for generator in noise_came_first]
+    clean = inpaint.codec.encode(image, noise_came_first)
+    torch.testing.assert_close(made[..., :4], clean[..., :4])
+    assert (made[..., 4:] - clean[..., 4:]).abs().mean() > 0.1
+
+
+def test_masks_of_one_color_are_image_to_image_and_the_image(inpaint: SemanticRoutingInpaintPipeline) -> None:
+    image, white, black = normal(1, 3, 16, 16).clamp(-1, 1), Image.new("L", (16, 16), 255), Image.new("L", (16, 16), 0)
+    plain = SemanticRoutingImg2ImgPipeline.from_pipe(inpaint)
+    plain.set_progress_bar_config(disable=True)
+    options = {"image": image, "strength": 0.5, "latents": normal(2, 4, 8, 8, seed=2)}
+    torch.testing.assert_close(sample(inpaint, mask_image=white, **options), sample(plain, **options))
+    kept = sample(inpaint, mask_image=black, **options)
+    torch.testing.assert_close(kept, inpaint.codec.encode(image.expand(2, -1, -1, -1), generators()))
+
+
+def test_a_callback_sees_and_changes_inpainted_latents(inpaint: SemanticRoutingInpaintPipeline) -> None:
+    seen = []
+
+    def callback(pipe: object, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen.append(sorted(tensors))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    image = normal(1, 3, 16, 16).clamp(-1, 1)
+    made = sample(inpaint, image=image, mask_image=right_half(), callback_on_step_end=callback, strength=0.5)
+    assert seen == [["latents"]] * 2
+    assert not made.any()
+
+
+def test_mistakes_in_masks(inpaint: SemanticRoutingInpaintPipeline) -> None:
+    image = normal(1, 3, 16, 16).clamp(-1, 1)
+    with pytest.raises(ValueError, match="give mask_image"):
+        sample(inpaint, image=image)
+    with pytest.raises(ValueError, match="Got 3 masks for 2 images"):
+        sample(inpaint, image=image, mask_image=[right_half()] * 3)

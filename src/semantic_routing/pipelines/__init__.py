@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .image_to_image import SemanticRoutingImg2ImgPipeline
+    from .inpaint import SemanticRoutingInpaintPipeline
     from .semantic_routing import SemanticRoutingPipeline
 
-__all__ = ["SemanticRoutingImg2ImgPipeline", "SemanticRoutingPipeline"]
+__all__ = ["SemanticRoutingImg2ImgPipeline", "SemanticRoutingInpaintPipeline", "SemanticRoutingPipeline"]
 
-_MODULES = {"SemanticRoutingImg2ImgPipeline": "image_to_image", "SemanticRoutingPipeline": "semantic_routing"}
+_MODULES = {
+    "SemanticRoutingImg2ImgPipeline": "image_to_image",
+    "SemanticRoutingInpaintPipeline": "inpaint",
+    "SemanticRoutingPipeline": "semantic_routing",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -58,7 +58,7 @@ class SemanticRoutingImg2ImgPipeline(SemanticRoutingPipeline):
         fresh = torch.Generator()
         fresh.seed()
         draws = generator if isinstance(generator, list) else [generator or fresh] * images
-        clean = self.codec.encode(image.repeat_interleave(images // len(image), dim=0), draws).to(noise)
+        self._clean = clean = self.codec.encode(image.repeat_interleave(images // len(image), dim=0), draws).to(noise)
         timesteps, order = self.scheduler.timesteps, self.scheduler.order
         steps = -(-len(timesteps) // order)
         first = order * (steps - max(1, int(steps * self._strength)))

@@ -81,10 +81,7 @@ def test_offloading_brings_the_transformer_back_before_it_reads_text(pipeline: S
 def test_a_forecast_takes_the_place_of_attention(pipeline: SemanticRoutingPipeline) -> None:
     plain, calls = sample(pipeline), []
     pipeline.transformer.blocks[2].cross_attention.to_q.register_forward_hook(lambda *_: calls.append(1))
-    attention = [r"blocks\.\d+\.(self|cross)_attention"]
-    pipeline.transformer.enable_cache(
-        TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=2, cache_identifiers=attention)
-    )
+    pipeline.transformer.enable_cache(TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=2))
     assert not sample(pipeline).equal(plain)
     assert len(calls) < 6
     pipeline.transformer.disable_cache()
@@ -94,8 +91,7 @@ def test_a_forecast_takes_the_place_of_attention(pipeline: SemanticRoutingPipeli
 def test_a_cache_that_measures_the_picture_knows_the_step(pipeline: SemanticRoutingPipeline) -> None:
     plain, calls = sample(pipeline), []
     pipeline.transformer.blocks[2].mlp.register_forward_hook(lambda *_: calls.append(1))
-    see = SeaCacheConfig(threshold=1e9, raw_vision_callback=lambda module, args, kwargs: list(args[0][:, :, None]))
-    pipeline.transformer.enable_cache(see)
+    pipeline.transformer.enable_cache(SeaCacheConfig(threshold=1e9))
     assert not sample(pipeline).equal(plain)
     assert len(calls) < 6
 
@@ -104,14 +100,25 @@ def test_rows_without_a_prompt_can_be_forecast(pipeline: SemanticRoutingPipeline
     plain, rows = sample(pipeline), []
     pipeline.transformer.blocks[2].mlp.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     config = FasterCacheConfig(
-        tensor_format="BCHW",
         unconditional_batch_skip_range=2,
         unconditional_batch_timestep_skip_range=(-1, 1001),
         current_timestep_callback=lambda: pipeline.current_timestep,
-        _unconditional_conditional_input_kwargs_identifiers=("text_context",),
     )
     pipeline.transformer.enable_cache(config)
     moved = sample(pipeline)
     assert rows == [2, 1, 2, 1, 2, 1]
     assert moved.isfinite().all()
     assert not moved.equal(plain)
+
+
+def test_a_cache_that_cannot_know_the_time_is_refused(pipeline: SemanticRoutingPipeline) -> None:
+    with pytest.raises(ValueError, match="FasterCacheConfig needs the timestep"):
+        pipeline.transformer.enable_cache(FasterCacheConfig())
+    assert not pipeline.transformer.is_cache_enabled
+
+
+def test_what_a_cache_is_told_stays(pipeline: SemanticRoutingPipeline) -> None:
+    plain = sample(pipeline)
+    told = TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=1, cache_identifiers=["nothing"])
+    pipeline.transformer.enable_cache(told)
+    assert sample(pipeline).equal(plain)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..text import TextEncoder
 from .attention import KeyValue, RMSNorm
 from .rotary import rotary_2d
+from .step_caches import fitted
 from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation, TimeSignal
 from .tokens import TextTokens
 
@@ -101,6 +102,10 @@ class DiffusionTransformer2DModel(
     ) -> list[int]:
         """Which of the language model's chosen layers can reach a block: the others need not be delivered."""
         return layers
+
+    def enable_cache(self, config: Any) -> None:
+        """Lets a step cache of `diffusers` leave out work; see `step_caches.fitted`."""
+        super().enable_cache(fitted(config))
 
     def _add_input(self) -> None:
         """What turns latents and timesteps into image tokens and a time signal."""

@@ -119,12 +119,13 @@ def parts(folder: Path, kills: int, inputs: int, seed: int) -> Iterator[Part]:
             place = folder / "damaged" / f"{kind}-{first}"
             yield Part(f"{kind} from {first}", partial(fuzz, kind, samples, place, numbers, seed))
     wanted = all_jobs(samples, config, folder) if kills > 2 else [training_job(config)] if kills else []
-    for number, job in enumerate(wanted):
-        share = kills if number == 0 else -(-kills // (len(wanted) - 1))
-        for first in range(0, share, KILLS_A_PART):
-            random = np.random.default_rng([seed, number, first])
-            place, count = folder / f"job-{number}-{first}", min(share - first, KILLS_A_PART)
-            yield Part(f"{job.name} from {first}", partial(interrupt, job, place, count, random))
+    shares = [kills if number == 0 else -(-kills // (len(wanted) - 1)) for number in range(len(wanted))]
+    for first in range(0, kills, KILLS_A_PART):
+        for number, job in enumerate(wanted):
+            if first < shares[number]:
+                random = np.random.default_rng([seed, number, first])
+                place, count = folder / f"job-{number}-{first}", min(shares[number] - first, KILLS_A_PART)
+                yield Part(f"{job.name} from {first}", partial(interrupt, job, place, count, random))
 
 
 def main(

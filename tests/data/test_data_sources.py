@@ -155,6 +155,9 @@ def hugging_face_set() -> datasets.Dataset:
 def test_a_hugging_face_data_set_from_a_folder(tmp_path: Path) -> None:
     hugging_face_set().save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"val": hugging_face_set()}).save_to_disk(tmp_path / "several")
+    hugging_face_set().save_to_disk(tmp_path / "cut")
+    (arrow,) = (tmp_path / "cut").glob("*.arrow")
+    arrow.write_bytes(arrow.read_bytes()[:200])
     for options in ({"path": str(tmp_path / "one")}, {"path": str(tmp_path / "several"), "split": "val"}):
         source = HuggingFaceSource(**options).open(16, 0)
         assert source.length == 2
@@ -186,6 +189,7 @@ def test_mistakes_about_hugging_face_data_sets(tmp_path: Path) -> None:
         ({"path": str(tmp_path / "none")}, "is empty"),
         ({"path": str(tmp_path / "several")}, "no split 'train': it has val"),
         ({"path": str(tmp_path / "gone")}, "gone"),
+        ({"path": str(tmp_path / "cut")}, "cut"),
     ):
         with pytest.raises((ValueError, OSError), match=sentence):
             HuggingFaceSource(**options).open(16, 0)

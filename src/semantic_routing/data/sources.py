@@ -357,22 +357,31 @@ class HuggingFaceSource(SourceConfig):
     def open(self, image_size: int, seed: int) -> Source:
         """Opens the data set memory-mapped."""
         import datasets
+        import pyarrow as pa
 
-        if (Path(self.path) / "dataset_dict.json").is_file():
-            splits = _load_from_disk(self.path)
-            if self.split not in splits:
-                raise ValueError(f"The data set {self.path} has no split {self.split!r}: it has {', '.join(splits)}.")
-            dataset = splits[self.split]
-        elif (Path(self.path) / "dataset_info.json").is_file():
-            dataset = _load_from_disk(self.path)
-        else:
-            dataset = datasets.load_dataset(self.path, self.name, split=self.split)
+        try:
+            dataset = self._load()
+        except (pa.ArrowException, datasets.exceptions.DatasetsError, json.JSONDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The data set {self.path} cannot be read: {reason}") from error
         for key in (self.image_key, self.text_key):
             if key not in dataset.column_names:
                 raise ValueError(f"The data set {self.path} has no column {key!r}: it has {dataset.column_names}.")
         if not len(dataset):
             raise ValueError(f"The data set {self.path} is empty.")
         return _HuggingFace(dataset.cast_column(self.image_key, datasets.Image(decode=True)), self)
+
+    def _load(self) -> Any:
+        import datasets
+
+        if (Path(self.path) / "dataset_dict.json").is_file():
+            splits = _load_from_disk(self.path)
+            if self.split not in splits:
+                raise ValueError(f"The data set {self.path} has no split {self.split!r}: it has {', '.join(splits)}.")
+            return splits[self.split]
+        if (Path(self.path) / "dataset_info.json").is_file():
+            return _load_from_disk(self.path)
+        return datasets.load_dataset(self.path, self.name, split=self.split)
 
 
 def _load_from_disk(path: str) -> "datasets.Dataset | datasets.DatasetDict":

@@ -219,7 +219,11 @@ class Trainer:
 
     def run(self) -> Path:
         """Runs to the last step, or until a signal asks to stop, and leaves a checkpoint either way."""
-        self.accelerator.init_trackers("semantic-routing", config={"config": self.config.to_yaml()})
+        self.accelerator.init_trackers(
+            "semantic-routing",
+            config={"config": self.config.to_yaml()},
+            init_kwargs={"wandb": {"dir": str(self.config.training.output)}},  # left alone, it writes where one stands
+        )
         try:
             with self._stop_on_signal():
                 checkpoint = self._run_steps()

@@ -96,13 +96,13 @@ def main(
     def masks_of(queries: Tensor) -> Tensor:
         return enlarge(masks[queries], (SCALED, SCALED), (SCALED, SCALED), (size, size))
 
-    sides = {
+    sides: dict[str, Callable[[], Instances]] = {
         "ours": lambda: read_out(classes, masks_of, THRESHOLD),
         "all at once": lambda: read_out_all(classes, masks_of),
     }
     peaks = common.peaks(sides, device)
     objects = check_same(*(side() for side in sides.values()))
-    seconds = common.alternate(sides, rounds, device, clock=common.time.process_time)
+    seconds = common.alternate(sides, rounds, device, common.cpu_timed)
     what = f"GenEval's read-out of a {size}² picture, {likely} likely objects of {QUERIES}, against all masks at once"
     rows = [Row(f"{what}: CPU time", "≤ 0.5", common.ratios(*seconds.values()))]
     notes = [f"Both sides find the same {objects} objects, with the same masks."]

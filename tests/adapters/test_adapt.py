@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import normal
-from tiny_hosts import LENGTH, PROMPTS, TinyHost, first, make_host, with_flux_vae, with_vae
+from tiny_hosts import EULER, LENGTH, PROMPTS, TinyHost, first, make_host, with_flux_vae, with_vae
 
 from semantic_routing.adapters import find_routing, load_routing, remove_routing
 from semantic_routing.adapters.call import host_call, own_time, runs_backward

@@ -371,7 +371,7 @@ class HuggingFaceSource(SourceConfig):
             raise ValueError(f"The data set {self.path} is empty.")
         return _HuggingFace(dataset.cast_column(self.image_key, datasets.Image(decode=True)), self)
 
-    def _load(self) -> Any:
+    def _load(self) -> "datasets.Dataset":
         import datasets
 
         if (Path(self.path) / "dataset_dict.json").is_file():

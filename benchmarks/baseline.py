@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from einops import rearrange
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from semantic_routing.fusion import Moment
@@ -24,7 +24,7 @@ from semantic_routing.models.rotary import rotary_2d
 from semantic_routing.text import TextEncoder, TextFeatures
 
 
-class ReferenceWay:
+class ReferenceWay(nn.Module):
     """Called as the transformer is, and gives what it gives.
 
     Args:
@@ -32,9 +32,10 @@ class ReferenceWay:
     """
 
     def __init__(self, transformer: SemanticRoutingTransformer2DModel) -> None:
+        super().__init__()
         self.transformer: Any = transformer
 
-    def __call__(
+    def forward(
         self,
         hidden_states: Float[Tensor, "batch channels height width"],
         timestep: Float[Tensor, " batch"],

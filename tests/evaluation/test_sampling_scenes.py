@@ -151,7 +151,7 @@ def pictures_of(skill, split):
 def perfect(root, benchmark, images_per_prompt):
     """Images that show each prompt."""
     for job in make_jobs(root, benchmark.prompts, images_per_prompt):
-        prompt = scenes.scene_prompts()[job.prompt_index]
+        prompt = benchmark.by_index[job.prompt_index]
         job.path.parent.mkdir(parents=True, exist_ok=True)
         pictures_of(prompt.skill, prompt.split)[prompt.prompt].save(job.path)
 

@@ -1,6 +1,8 @@
-"""Every fusion of the gallery against a plain float64 writing of its formula, and against what it reduces to."""
+"""Every fusion against a plain float64 writing of its formula, and against what it reduces to."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +86,12 @@ def bundles(fusion: Any, features: Features, block: int, row: int) -> Tensor:
 
 # Of one token: (fusion, normalized features of its layers, index on the context's first axis, row) -> its context.
 FORMULAS: dict[str, Formula] = {
+    "penultimate": lambda f, x, d, b: x[LAYERS - 2],
+    "uniform": lambda f, x, d, b: x.mean(0),
+    "static": lambda f, x, d, b: weighted(f.beta, x),
+    "time-wise": lambda f, x, d, b: weighted(gate(f, 0, TIMES[b] / 1000), x),
+    "depth-wise": lambda f, x, d, b: weighted(f.beta[d], x),
+    "joint": lambda f, x, d, b: weighted(gate(f, d, TIMES[b] / 1000), x),
     "scaled-time": lambda f, x, d, b: weighted(gate(f, d, TIMES[b]), x),
     "bundles": bundles,
     "concat": lambda f, x, d, b: x[[1, 2, 3]].flatten(),
@@ -95,12 +103,16 @@ FORMULAS: dict[str, Formula] = {
     "state-wise": lambda f, x, d, b: weighted(f.beta[d] + f.keys @ (f.query[d] @ STATES[b]), x),
     "token-wise": lambda f, x, d, b: weighted(f.beta[d] + (x @ f.projection.double().T) @ f.query[d].double(), x),
 }
-GALLERY = (*FORMULAS, "layer-attention")
+WRITTEN = {*FORMULAS, "layer-attention"}
 
 
-def test_every_fusion_beside_the_paper_s_is_in_the_gallery() -> None:
-    paper = {"penultimate", "uniform", "static", "time-wise", "depth-wise", "joint"}
-    assert {name for name in FUSIONS if not name.startswith("test-")} == {*GALLERY, *paper}
+def test_every_fusion_has_a_formula_here_and_a_place_in_the_gallery() -> None:
+    assert {name for name in FUSIONS if not name.startswith("test-")} == WRITTEN
+    page = Path(__file__).parents[2].joinpath("docs", "fusions.md").read_text(encoding="utf-8")
+    headings = re.findall(r"(?m)^### (.*)", page)
+    assert {name for heading in headings for name in re.findall("`(.*?)`", heading)} == WRITTEN
+    table = page.partition("## Which to take")[2].partition("##")[0]
+    assert set(re.findall(r"(?m)^\| `(.*?)`", table)) == WRITTEN
 
 
 @pytest.mark.parametrize("strategy", FORMULAS)
@@ -131,7 +143,7 @@ def test_layer_attention_is_its_formula() -> None:
         torch.testing.assert_close(context[0, row, :length].double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", sorted({*GALLERY} - {"concat", "bundles", "layer-map"}))
+@pytest.mark.parametrize("strategy", sorted(WRITTEN - {"penultimate", "concat", "bundles", "layer-map"}))
 def test_learned_fusions_start_as_the_mean(strategy: str) -> None:
     context = context_of(build(strategy, start=True)).double()
     torch.testing.assert_close(context, normalized().mean(1).expand_as(context), rtol=0, atol=1e-6)

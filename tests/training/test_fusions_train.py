@@ -1,7 +1,9 @@
-"""Every fusion is a name in a config: dry run, training, freezing."""
+"""Every fusion is a name in a config: dry run, training, resuming, export, freezing."""
 
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from safetensors.torch import load_file
 
 from semantic_routing.fusion import FUSIONS
 from semantic_routing.io.jsonl import read_lines
+from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.training import train
 from semantic_routing.training.config import Config, load_config
 from semantic_routing.training.dry_run import describe
+from semantic_routing.training.export import export_pipeline
 
 STRATEGIES = [name for name in FUSIONS if not name.startswith("test-")]
 SMALL = ["model.num_blocks=2", "model.hidden_size=32", "model.attention_head_dim=16", "text.max_length=8"]
@@ -27,13 +31,32 @@ def test_a_dry_run_counts_the_fusion(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_few_steps_of_training_move_all_of_the_fusion(make_config: Callable[..., Config], strategy: str) -> None:
+def test_a_few_steps_move_all_of_the_fusion_which_resumes_and_is_exported(
+    make_config: Callable[..., Config], strategy: str, tmp_path: Path
+) -> None:
     changes = {"model": {"strategy": strategy}, "optimizer": {"warmup_steps": 0}}
     # The output layer starts at zero, and much of a fusion too: gradients need some steps to reach everything.
-    run = train(make_config(training={"steps": 5, "checkpoint_every": 1}, **changes)).parent
+    config = make_config(training={"steps": 5, "checkpoint_every": 1}, **changes)
+    run = train(config).parent
     before, last = (load_file(run / f"checkpoint-{step:08d}" / "model.safetensors") for step in (4, 5))
     assert [name for name in last if name.startswith("fusion.") and before[name].equal(last[name])] == []
     assert all(torch.isfinite(tensor).all() for tensor in last.values())
+
+    whole = contents(run / "checkpoint-00000005")
+    shutil.rmtree(run / "checkpoint-00000005")  # what a kill after step 4 leaves
+    assert contents(train(config, "latest")) == whole
+
+    pipeline = SemanticRoutingPipeline.from_pretrained(export_pipeline(run, tmp_path / "exported"))
+    pipeline.set_progress_bar_config(disable=True)
+    average = load_file(run / "checkpoint-00000005" / "ema.safetensors")
+    assert pipeline.transformer.config.strategy == strategy
+    assert all(pipeline.transformer.state_dict()[name].equal(tensor) for name, tensor in average.items())
+    assert pipeline("a star", num_inference_steps=2, guidance_scale=2.0).images[0].size == (32, 32)
+
+
+def contents(checkpoint: Path) -> dict[str, bytes]:
+    """The tensor files of a checkpoint, byte for byte."""
+    return {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
 
 
 def test_a_frozen_fusion_stays_and_the_rest_goes_on(make_config: Callable[..., Config]) -> None:

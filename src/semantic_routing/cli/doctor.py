@@ -12,6 +12,7 @@ def command() -> None:
     from ..reporting.table import Table
 
     checks = examine()
-    Table(["", "found", "", ""], [[check.name, check.found, check.state, check.advice] for check in checks]).print()
+    rows = [[check.name, check.found, check.state, check.advice] for check in checks]
+    Table(["what", "found", "state", "advice"], rows, left=4).print()
     if any(check.state == "problem" for check in checks):
         raise typer.Exit(1)

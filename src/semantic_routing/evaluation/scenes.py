@@ -26,6 +26,7 @@ PROMPTS_PER_HALF = 20
 _SEED, _TUNING_SEED = 31415, 14142
 """Of the streams that prompts are drawn from, and those of the list for choosing settings."""
 
+ALL_SKILLS = (*SKILLS, *HARD_SKILLS)
 GENEVAL_SKILLS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 BASIC_SKILLS = ("attribute", "scene", "spatial_relation", "action_relation", "part")
 ADVANCED_SKILLS = ("counting", "comparison", "differentiation", "negation", "universality")
@@ -60,32 +61,26 @@ class ScenePrompt:
 
 
 @cache
-def scene_samples(seed: int = _SEED) -> tuple[tuple[str, SceneSample], ...]:
-    """The whole list with its scenes, each beside its half, by skill, trained combinations before held-out ones.
-
-    Hard skills come last.
-    """
-    samples: list[tuple[str, SceneSample]] = []
-    for skill in (*SKILLS, *HARD_SKILLS):
-        trained: dict[str, SceneSample] = {}
-        for index in range(100 * PROMPTS_PER_HALF):
-            sample = sample_scene(seed, index, "unseen", [skill])
-            trained.setdefault(sample.caption, sample)
-            if len(trained) == PROMPTS_PER_HALF:
-                break
-        held_out = held_out_prompts(skill, PROMPTS_PER_HALF, seed)
-        samples += [("trained", sample) for sample in trained.values()]
-        samples += [("held-out", sample) for sample in held_out]
-    return tuple(samples)
+def skill_samples(skill: str, seed: int = _SEED) -> tuple[SceneSample, ...]:
+    """One skill's part of the list: `PROMPTS_PER_HALF` trained combinations, then as many held-out ones."""
+    trained: dict[str, SceneSample] = {}
+    for index in range(100 * PROMPTS_PER_HALF):
+        sample = sample_scene(seed, index, "unseen", [skill])
+        trained.setdefault(sample.caption, sample)
+        if len(trained) == PROMPTS_PER_HALF:
+            return (*trained.values(), *held_out_prompts(skill, PROMPTS_PER_HALF, seed))
+    raise RuntimeError(f"{PROMPTS_PER_HALF} distinct prompts of {skill!r} were wanted, but only {len(trained)} found.")
 
 
 @cache
-def scene_prompts(seed: int = _SEED) -> tuple[ScenePrompt, ...]:
-    """The whole list, in the order of `scene_samples`."""
-    return tuple(
-        ScenePrompt(index, sample.skill, split, sample.caption, sample.claims)
-        for index, (split, sample) in enumerate(scene_samples(seed))
-    )
+def skill_prompts(skill: str, seed: int = _SEED) -> tuple[ScenePrompt, ...]:
+    """`skill_samples` as prompts, with their places in the whole list, in which hard skills come last."""
+    first = 2 * PROMPTS_PER_HALF * ALL_SKILLS.index(skill)
+    prompts = []
+    for place, sample in enumerate(skill_samples(skill, seed)):
+        split = "trained" if place < PROMPTS_PER_HALF else "held-out"
+        prompts.append(ScenePrompt(first + place, skill, split, sample.caption, sample.claims))
+    return tuple(prompts)
 
 
 def choose_prompts(
@@ -97,13 +92,14 @@ def choose_prompts(
         ValueError: an unknown skill.
     """
     for skill in skills:
-        if skill not in (*SKILLS, *HARD_SKILLS):
-            raise ValueError(f"Skill is {skill!r}, but must be one of {', '.join((*SKILLS, *HARD_SKILLS))}.")
+        if skill not in ALL_SKILLS:
+            raise ValueError(f"Skill is {skill!r}, but must be one of {', '.join(ALL_SKILLS)}.")
     return [
         prompt
-        for prompt in scene_prompts(_TUNING_SEED if tuning else _SEED)
-        if prompt.skill in (skills or SKILLS)
-        and split in ("all", prompt.split)
+        for skill in ALL_SKILLS
+        if skill in (skills or SKILLS)
+        for prompt in skill_prompts(skill, _TUNING_SEED if tuning else _SEED)
+        if split in ("all", prompt.split)
         # Halves follow each other, each of the same length.
         and prompt.index % PROMPTS_PER_HALF < per_half
     ]
@@ -164,7 +160,7 @@ class Scenes(DetectorBenchmark):
 
     def known_prompts(self) -> Collection[int]:
         """The whole list's indices."""
-        return range(len(scene_prompts()))
+        return range(2 * PROMPTS_PER_HALF * len(ALL_SKILLS))
 
     def judge(self, image: Image.Image, prompt: int) -> Json:
         """Whether each claim holds."""

@@ -19,6 +19,7 @@ class Table:
         rows: each as long as the header.
         caption: what the table says, in a sentence or two.
         title: what stands above it on a terminal.
+        left: so many columns stand on the left on a terminal, the others, of numbers, on the right.
         sortable: on a page, a click on a title sorts by that column, by number where cells begin with one.
     """
 
@@ -26,6 +27,7 @@ class Table:
     rows: Sequence[Sequence[str]] = field(default_factory=list)
     caption: str = ""
     title: str = ""
+    left: int = 1
     sortable: bool = False
 
     def markdown(self) -> str:
@@ -42,13 +44,13 @@ class Table:
         return buffer.getvalue()
 
     def rich(self) -> "rich.table.Table":
-        """For a terminal: the first column on the left, the others on the right."""
+        """For a terminal."""
         import rich.table
         from rich.markup import escape
 
         table = rich.table.Table(title=escape(self.title) or None, caption=escape(self.caption) or None)
         for column, title in enumerate(self.header):
-            table.add_column(escape(title), justify="right" if column else "left", no_wrap=True)
+            table.add_column(escape(title), justify="left" if column < self.left else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*map(escape, row))
         return table

@@ -1,6 +1,7 @@
 """The tab Generate: a prompt in, pictures out, and all that this user has made before."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 import gradio as gr
@@ -24,6 +25,7 @@ from .settings import MOST_CHARACTERS, MOST_PIXELS, Defaults, Settings
 from .verdicts import mark, verdict
 
 NOTHING_YET = paragraph("The pictures will be here.")
+FORM = ("pipeline", "prompt", "negative_prompt", "seed", "images", "steps", "guidance", "size")
 MOST_EARLIER = 12
 """Rows of the session's history; older ones are dropped."""
 
@@ -54,7 +56,8 @@ def file_name(prompt: str, seed: int) -> str:
 
 def title_of(settings: Settings) -> str:
     """What a row of the history was made with."""
-    parts = [settings.prompt, f"{settings.steps} steps", f"guidance {settings.guidance:g}", settings.pipeline]
+    own = (f"seed {settings.seed}", f"{settings.steps} steps", f"guidance {settings.guidance:g}", settings.pipeline)
+    parts = [settings.prompt, *own]
     if settings.negative_prompt:
         parts.insert(1, f"not {settings.negative_prompt}")
     return " · ".join(parts)
@@ -68,6 +71,12 @@ def remember(earlier: Sequence[Made], made: Made) -> list[Made]:
 def history(earlier: Sequence[Made]) -> str:
     """The rows of the history."""
     return rows_of_pictures([Row(title_of(made.settings), made.row.pictures) for made in earlier])
+
+
+def form_of(settings: Settings) -> list[object]:
+    """What the form holds that asks for these settings, in the order of its fields."""
+    values = asdict(settings)
+    return [values[name] for name in FORM]
 
 
 def add(models: Models, defaults: Defaults) -> None:
@@ -87,6 +96,7 @@ def add(models: Models, defaults: Defaults) -> None:
         with gr.Column(scale=3, min_width=300):
             pictures = gr.HTML(NOTHING_YET, elem_id="pictures")
             with gr.Accordion("Made before in this session", open=False):
+                again = gr.Dropdown([], label="Fill the form as it was for", interactive=True)
                 before = gr.HTML(elem_id="history")
     earlier: gr.State = gr.State([])
 
@@ -94,18 +104,27 @@ def add(models: Models, defaults: Defaults) -> None:
     def run(
         pipeline: str, prompt: str, negative: str, seed: int, images: int, steps: int, guidance: float, size: int,
         earlier: list[Made], progress: gr.Progress = PROGRESS,
-    ) -> tuple[str, list[Made], str]:  # fmt: skip
+    ) -> tuple[str, list[Made], str, gr.Dropdown]:  # fmt: skip
         settings = Settings(prompt, pipeline, negative, seed, images, steps, guidance, size)
         made = generate(models, settings, steps_told(progress))
-        return rows_of_pictures([made.row]), remember(earlier, made), history(earlier)
+        now = remember(earlier, made)
+        choices = [(title_of(each.settings), number) for number, each in enumerate(now)]
+        return rows_of_pictures([made.row]), now, history(earlier), gr.Dropdown(choices, value=None)
 
-    inputs = [pipeline, prompt, negative, seed, images, steps, guidance, size, earlier]
+    form = [pipeline, prompt, negative, seed, images, steps, guidance, size]
     gr.on(
         [button.click, prompt.submit],
         run,
-        inputs,
-        [pictures, earlier, before],
+        [*form, earlier],
+        [pictures, earlier, before, again],
         api_name="generate",
         show_progress_on=pictures,
         **ONE_AT_A_TIME,
+    )
+    again.input(
+        lambda number, earlier: form_of(earlier[number].settings),
+        [again, earlier],
+        form,
+        api_visibility="private",
+        show_progress="hidden",
     )

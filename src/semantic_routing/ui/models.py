@@ -12,6 +12,7 @@ from ..pipelines import SemanticRoutingPipeline
 from ..pipelines.loading import load_pipeline
 from ..pipelines.saved import PipelineFiles, find_pipeline, layer_numbers
 from .settings import Defaults, Settings
+from .verdicts import scene_of
 
 OnStep = Callable[[int, int], None]
 """Told after each step how many steps are done, and of how many."""
@@ -79,6 +80,12 @@ class Models:
         """The pipeline's own steps, guidance and size."""
         with self.use(name) as pipeline:
             return Defaults.of(pipeline)
+
+    def warm_up(self) -> None:
+        """Makes a picture in one step, and knows the prompts of Scenes: the first click then waits for neither."""
+        prompt = "a red circle"
+        self.make(Settings(prompt, self.names[0], images=1, steps=1, size=self.defaults(self.names[0]).size))
+        scene_of(prompt)
 
     def make(self, settings: Settings, on_step: OnStep | None = None) -> list[Image.Image]:
         """Pictures of a prompt: the ones that `sroute generate` makes with the same options.

@@ -71,8 +71,10 @@ def serve(
         ValueError: a pipeline cannot be loaded.
         OSError: the port is taken.
     """
-    page = build(Models(pipelines, dtype, device), runs)
+    models = Models(pipelines, dtype, device)
+    page = build(models, runs)
     ready(launch(page, host, port))
+    models.warm_up()
     page.block_thread()
 
 

@@ -90,5 +90,5 @@ class Defaults(NamedTuple):
         return cls(
             min(int(config.default_num_inference_steps), MOST_STEPS),
             min(float(config.default_guidance_scale), MOST_GUIDANCE),
-            int(pipeline.transformer.config.sample_size) * pipeline.codec.downsampling,
+            min(int(pipeline.transformer.config.sample_size) * pipeline.codec.downsampling, MOST_PIXELS),
         )

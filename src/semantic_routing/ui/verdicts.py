@@ -10,7 +10,7 @@ from PIL import Image
 from ..evaluation.captioned import CaptionedPicture, as_pixels
 from ..evaluation.information import HEARD_BAND, LOG_SNR, integrate
 from ..evaluation.information_run import HEARD, measure
-from ..evaluation.scenes import scene_samples
+from ..evaluation.scenes import ALL_SKILLS, skill_samples
 from ..pipelines import SemanticRoutingPipeline
 from ..reporting.figures import signed
 from ..reporting.table import Table
@@ -25,7 +25,7 @@ Costs = NDArray[np.float64]
 
 @cache
 def _by_caption() -> dict[str, SceneSample]:
-    return {sample.caption.casefold(): sample for _, sample in scene_samples()}
+    return {sample.caption.casefold(): sample for skill in ALL_SKILLS for sample in skill_samples(skill)}
 
 
 def scene_of(prompt: str) -> SceneSample | None:

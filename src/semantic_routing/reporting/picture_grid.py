@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SMALL, LARGE = 128, 512  # pixels of a picture's longer side: less is enlarged, more is reduced
 GAP, MARGIN, LINE = 8, 16, 18  # pixels
+TITLE, CAPTION = "black", "#555555"
 FONT_SIZE = 14
 LEAST_WIDTH = 400  # so that a title has room above a single picture
 MOST_LINES = 4  # of one text
@@ -36,23 +37,23 @@ def picture_grid(rows: Sequence[Row]) -> Image.Image:
     sizes = [picture.size for row in cells for picture in row]
     width, height = (max(sides) for sides in zip(*sizes, strict=True))
     full = max(max(map(len, cells)) * (width + GAP) - GAP, LEAST_WIDTH)
-    texts: list[tuple[int, int, str]] = []
+    texts: list[tuple[int, int, str, str]] = []
     places: list[tuple[int, int, Image.Image]] = []
     y = MARGIN
     for row, pictures in zip(rows, cells, strict=True):
         columns = [MARGIN + number * (width + GAP) for number in range(len(pictures))]
         titles = wrap(row.title, font, full)
         captions = [wrap(caption, font, width) for caption in row.captions]
-        texts += [(MARGIN, y + number * LINE, line) for number, line in enumerate(titles)]
-        y += (len(titles) + max(map(len, captions), default=0)) * LINE
+        texts += [(MARGIN, y + number * LINE, line, TITLE) for number, line in enumerate(titles)]
+        y += (len(titles) + max(map(len, captions), default=0)) * LINE + (GAP if titles and captions else 0)
         for x, lines in zip(columns, captions, strict=False):
-            texts += [(x, y - (len(lines) - number) * LINE, line) for number, line in enumerate(lines)]
+            texts += [(x, y - (len(lines) - number) * LINE, line, CAPTION) for number, line in enumerate(lines)]
         places += [(x, y + GAP // 2, picture) for x, picture in zip(columns, pictures, strict=True)]
         y += height + 2 * GAP
     sheet = Image.new("RGB", (full + 2 * MARGIN, y + MARGIN - GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for x, top, text in texts:
-        draw.text((x, top), text, "black", font)
+    for x, top, text, color in texts:
+        draw.text((x, top), text, color, font)
     for x, top, picture in places:
         sheet.paste(picture, (x, top))
     return sheet

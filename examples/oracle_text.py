@@ -57,7 +57,7 @@ def write_oracle(claims: Iterable[Claim], folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def claims_to_know(captions: int, skills: list[str], pictures: int) -> Iterable[Claim]:
+def claims_to_know(captions: int, skills: list[str], pictures: int, spacing: int) -> Iterable[Claim]:
     """Those of a pool's captions, of the benchmark's prompts, and of pictures that information is measured on."""
     pool = CaptionPool(captions, skills=skills)
     for plan in pool.plans():
@@ -67,7 +67,7 @@ def claims_to_know(captions: int, skills: list[str], pictures: int) -> Iterable[
             yield from prompt.claims
     for skill in skills:
         for index in range(pictures):
-            yield from sample_scene(SEED, index, "unseen", [skill]).claims
+            yield from sample_scene(SEED, index, "unseen", [skill], spacing=spacing).claims
 
 
 def main() -> None:
@@ -77,8 +77,11 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=4000, help="size of the pool, data.source.captions")
     parser.add_argument("--pictures", type=int, default=256, help="of each skill, for information")
     parser.add_argument("--skills", default=",".join((*SKILLS, *HARD_SKILLS)), help="of the pool, in its order")
+    # Where a layout does not fit the grid another scene is drawn, with other claims.
+    parser.add_argument("--spacing", type=int, default=4, help="of the pictures, data.source.spacing")
     arguments = parser.parse_args()
-    claims = claims_to_know(arguments.captions, arguments.skills.split(","), arguments.pictures)
+    skills = arguments.skills.split(",")
+    claims = claims_to_know(arguments.captions, skills, arguments.pictures, arguments.spacing)
     write_oracle(claims, arguments.folder)
 
 

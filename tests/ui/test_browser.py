@@ -72,6 +72,15 @@ def test_generate_and_see_an_error(page: Any, elsewhere: list[str]) -> None:
     pictures.nth(3).wait_for()
     assert pictures.count() == 4
     assert pictures.nth(1).get_attribute("alt") == "a <b>white</b> star, seed 1"
+    page.get_by_label("Prompt", exact=True).first.fill("a star")
+    page.get_by_label("number input for Steps").first.fill("3")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.locator("#history h3").wait_for()
+    page.get_by_label("Fill the form as it was for").click()
+    page.get_by_role("option", name="a <b>white</b> star").click()
+    expected = 'document.querySelector(".sr-prompt textarea").value === "a <b>white</b> star"'
+    page.wait_for_function(expected)
+    assert page.get_by_label("number input for Steps").first.input_value() == "2"
     page.get_by_label("Prompt", exact=True).first.fill("")
     page.get_by_role("button", name="Generate", exact=True).click()
     page.get_by_text("There is no prompt: type what the picture should show.").wait_for()

@@ -23,7 +23,7 @@ from semantic_routing.reporting.arrays import NamedArray
 from semantic_routing.scenes import render
 from semantic_routing.ui import verdicts
 from semantic_routing.ui.compare_tab import Side, compare, difference
-from semantic_routing.ui.generate_tab import MOST_EARLIER, file_name, generate, history, remember
+from semantic_routing.ui.generate_tab import MOST_EARLIER, NOTHING_BEFORE, file_name, generate, history, remember
 from semantic_routing.ui.html import HeatMap, Row, Shown, heat_map, rows_of_pictures
 from semantic_routing.ui.layers_tab import Inside, gains_text, look_inside, maps, with_gains
 from semantic_routing.ui.models import Models
@@ -104,7 +104,7 @@ def test_a_history_is_its_users_own_and_ends(models: Models) -> None:
     assert len(mine) == len(before) == MOST_EARLIER
     assert before is not mine
     assert history(mine).count("<section") == MOST_EARLIER
-    assert history([]) == ""
+    assert history([]) == NOTHING_BEFORE
 
 
 def test_pictures_of_scenes_are_judged_claim_by_claim() -> None:

@@ -100,7 +100,8 @@ class Knob(Analysis):
         shown = [model.layers[number * len(model.layers) // count] for number in range(count)]
         for setting, gains in SETTINGS.items():
             ends = {"as trained": model.samples(model.guidance)}
-            ends |= {f"layer {layer} {setting}": model.samples(model.guidance, layer_gains=gains(layer)) for layer in shown}
+            for layer in shown:
+                ends[f"layer {layer} {setting}"] = model.samples(model.guidance, layer_gains=gains(layer))
             figures.append(draw_pictures(model, ends, setting, f"Samples with one layer {setting}"))
         return figures
 
@@ -113,8 +114,8 @@ def _draw_numbers(arrays: Arrays) -> Figure:
         curves += [] if correct is None else [correct.at(setting=setting).mean(-1)]
         for place, values in zip(axes, curves, strict=True):
             color, dash = OKABE_ITO[number], DASHES[number]
-            look = {"color": color, "ls": dash, "marker": "o", "ms": 3, "clip_on": False, "label": str(setting)}
-            place.plot(moved.numbers("layer"), values, **look)
+            (line,) = place.plot(moved.numbers("layer"), values, color=color, ls=dash, marker="o", ms=3)
+            line.set(clip_on=False, label=str(setting))
     axes[0].set_ylabel("images move (rms)")
     canvas.legend(*axes[0].get_legend_handles_labels(), title="layer", title_fontsize=7, loc="outside right center")
     caption = "What images do when one language-model layer is dropped, doubled or heard alone in all blocks: how far "

@@ -111,7 +111,7 @@ def _rows(
     for (letter, side), chosen in zip(sides.items(), settings, strict=True):
         shown = []
         for number, image in enumerate(made[letter]):
-            caption = " · ".join(filter(None, [f"seed {chosen.seed + number}", mark(verdict(prompt, image))]))
+            caption = " ".join(filter(None, [f"seed {chosen.seed + number}", mark(verdict(prompt, image))]))
             name = f"{letter}-{chosen.seed + number}.png"
             shown.append(Shown(image, f"{prompt}, side {letter}, {caption}", caption, name, chosen.record(number)))
         rows.append(Row(side.title(letter), shown))

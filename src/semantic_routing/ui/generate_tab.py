@@ -25,6 +25,7 @@ from .settings import MOST_CHARACTERS, MOST_PIXELS, Defaults, Settings
 from .verdicts import mark, verdict
 
 NOTHING_YET = paragraph("The pictures will be here.")
+NOTHING_BEFORE = paragraph("Earlier pictures will be here.")
 FORM = ("pipeline", "prompt", "negative_prompt", "seed", "images", "steps", "guidance", "size")
 MOST_EARLIER = 12
 """Rows of the session's history; older ones are dropped."""
@@ -42,7 +43,7 @@ def generate(models: Models, settings: Settings, on_step: OnStep | None = None) 
     shown = []
     for number, image in enumerate(models.make(settings, on_step)):
         seed = settings.seed + number
-        caption = " · ".join(filter(None, [f"seed {seed}", mark(verdict(settings.prompt, image))]))
+        caption = " ".join(filter(None, [f"seed {seed}", mark(verdict(settings.prompt, image))]))
         text = f"{settings.prompt}, {caption}"
         shown.append(Shown(image, text, caption, file_name(settings.prompt, seed), settings.record(number)))
     return Made(settings, Row("", shown))
@@ -70,7 +71,8 @@ def remember(earlier: Sequence[Made], made: Made) -> list[Made]:
 
 def history(earlier: Sequence[Made]) -> str:
     """The rows of the history."""
-    return rows_of_pictures([Row(title_of(made.settings), made.row.pictures) for made in earlier])
+    rows = [Row(title_of(made.settings), made.row.pictures) for made in earlier]
+    return rows_of_pictures(rows) if rows else NOTHING_BEFORE
 
 
 def form_of(settings: Settings) -> list[object]:
@@ -95,9 +97,9 @@ def add(models: Models, defaults: Defaults) -> None:
                 size = gr.Number(defaults.size, label="Pixels a side", precision=0, minimum=1, maximum=MOST_PIXELS)
         with gr.Column(scale=3, min_width=300):
             pictures = gr.HTML(NOTHING_YET, elem_id="pictures")
-            with gr.Accordion("Made before in this session", open=False):
+            with gr.Accordion("Made in this session"):
                 again = gr.Dropdown([], label="Fill the form as it was for", interactive=True)
-                before = gr.HTML(elem_id="history")
+                before = gr.HTML(NOTHING_BEFORE, elem_id="history")
     earlier: gr.State = gr.State([])
 
     @sentences

@@ -62,7 +62,7 @@ class Prompt(Analysis):
                 f"block {block}: {str(tokens[int(row.argmax())]).partition(': ')[2]} ({row.max():.2f})"
                 for block, row in enumerate(mean)
             ]
-            texts.append(f"Most attended {name}, on average over time: {'; '.join(most)}.")
+            texts.append(f"Most attended of {name}, on average over time: {'; '.join(most)}.")
         return texts
 
     def draw(self, arrays: Arrays, model: SavedModel) -> list[Figure]:

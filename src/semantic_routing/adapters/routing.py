@@ -53,7 +53,7 @@ class TextReader:
         return torch.cat([tokens[:, :start], tokens[:, start:end] + residual, tokens[:, end:]], dim=1)
 
 
-HostOutput: TypeAlias = Tensor | tuple[Tensor, *tuple[object, ...]] | BaseOutput
+HostOutput: TypeAlias = Tensor | tuple[Any, ...] | BaseOutput
 """What a model of `diffusers` returns: where it is an object, its prediction is `sample`."""
 
 
@@ -240,11 +240,14 @@ class Routing(nn.Module):
         for number, reader in enumerate(self.readers):
             reader.residual = None if residuals is None else residuals[number]
 
-    def after_host(self, model: nn.Module, args: tuple[object, ...], output: HostOutput) -> HostOutput:
-        """After the host ran: nothing of the step stays, unless its backward pass needs it."""
+    def after_host(self, model: nn.Module, args: tuple[object, ...], output: HostOutput | None) -> HostOutput | None:
+        """After the host ran: nothing of the step stays, unless its backward pass needs it.
+
+        The output is None where the host raised.
+        """
         residuals = [reader.residual for reader in self.readers if reader.residual is not None]
         self.show(None)
-        if not residuals or not torch.is_grad_enabled() or not _checkpoints(model):
+        if output is None or not residuals or not torch.is_grad_enabled() or not _checkpoints(model):
             return output
         if isinstance(output, Tensor):
             return _recall(output, self, residuals)

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from ..models.attention import CrossAttention, KeyValue
     from ..models.tokens import TextTokens
+    from ..models.transformer import SemanticRoutingTransformer2DModel
 
 
 class Tokens(NamedTuple):
@@ -39,14 +40,16 @@ class Attended(NamedTuple):
 
 
 @contextmanager
-def record_attention(transformer: Any) -> Iterator[list[Float[Tensor, "batch text_tokens"]]]:
+def record_attention(
+    transformer: "SemanticRoutingTransformer2DModel",
+) -> Iterator[list[Float[Tensor, "batch text_tokens"]]]:
     """Collects, call by call and block by block, what each cross-attention attends to."""
     seen: list[Tensor] = []
 
     def keep(module: "CrossAttention", inputs: "tuple[Tensor, Tensor | KeyValue, TextTokens]") -> None:
         seen.append(attention_weights(module, *inputs))
 
-    hooks = [block.cross_attention.register_forward_pre_hook(keep) for block in transformer.blocks]
+    hooks = [block.get_submodule("cross_attention").register_forward_pre_hook(keep) for block in transformer.blocks]
     try:
         yield seen
     finally:
@@ -96,19 +99,22 @@ def host_attention_weights(
         text: text tokens.
         mask: what is added to scores, or true for real tokens; `batch text_tokens` with any axes of length 1 between.
     """
-    heads = []
-    for tokens, project, norm in ((x, module.to_q, "norm_q"), (text, module.to_k, "norm_k")):
-        made, normalize = project(tokens), getattr(module, norm, None) or (lambda values: values)
-        width = made.shape[-1] // module.heads
-        # Some norms are of a head, some of all heads together.
-        weight = getattr(normalize, "weight", None)
-        if weight is not None and len(weight) == made.shape[-1] != width:
-            made = normalize(made)
-            normalize = lambda values: values  # noqa: E731 (done)
-        heads.append(normalize(rearrange(made, "b n (h c) -> b h n c", h=module.heads)).float())
-    query, key = heads
+    query = _by_head(module.to_q(x), module.heads, getattr(module, "norm_q", None))
+    key = _by_head(module.to_k(text), module.heads, getattr(module, "norm_k", None))
     scores = torch.einsum("bhic,bhjc->bhij", query, key) / query.shape[-1] ** 0.5
     if mask is not None:
         mask = mask.reshape(len(mask), 1, 1, -1)
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return rearrange(scores.softmax(-1), "b h i j -> b (h i) j").mean(1)
+
+
+def _by_head(
+    made: Float[Tensor, "batch tokens channels"], heads: int, norm: nn.Module | None
+) -> Float[Tensor, "batch heads tokens head_channels"]:
+    """Projected tokens by head, normalized: some norms are of a head, some of all heads together."""
+    weight = getattr(norm, "weight", None)
+    of_all = weight is not None and len(weight) == made.shape[-1]
+    if norm is not None and of_all:
+        made = norm(made)
+    split = rearrange(made, "b n (h c) -> b h n c", h=heads)
+    return (norm(split) if norm is not None and not of_all else split).float()

@@ -13,11 +13,8 @@ from torch import Size, Tensor, nn
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes a file. Raises OSError where the disk is full or cannot be written."""
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}.") from error
+    """Writes a file, for `whole_file` and `whole_folder`, which say what a full disk could not hold."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

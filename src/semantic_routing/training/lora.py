@@ -1,6 +1,5 @@
 """LoRAs on the attention of a model of `diffusers`."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ def add_lora(transformer: Any, rank: int) -> None:
     transformer.requires_grad_(False)
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(_projections(transformer))))
     cast_training_params(transformer, torch.float32)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A digest of all weights: LoRAs belong to the ones that they were trained on."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def lora_parameters(transformer: nn.Module, rank: int) -> int:

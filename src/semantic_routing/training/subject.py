@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..data import Batch, ExampleStream, Source
 from ..io.files import JsonObject
+from ..io.tensors import weights_digest
 from ..text import TextEncoder
 from .build import (
     build_codecs,
@@ -24,7 +25,7 @@ from .build import (
 )
 from .checkpoint import architecture
 from .config import Config, ValidationConfig
-from .lora import add_lora, weights_digest
+from .lora import add_lora
 from .step import batch_loss
 from .validation_loss import ValidationLoss
 
@@ -107,7 +108,7 @@ class OwnModel(Subject):
         if config.training.lora_rank:
             # Checkpoints do not hold what is not trained: it is read again by each process that goes on.
             self._take_over_weights()
-            self.base = weights_digest(self.transformer)
+            self.base = weights_digest(self.transformer)  # LoRAs belong to these weights alone
             add_lora(self.transformer, config.training.lora_rank)
         self.codec, decoder = build_codecs(config, self.device)
         # Features computed ahead leave the text encoder nothing to do but validation.

@@ -126,7 +126,7 @@ class JudgeOptions:
     ] = None
     judge_check: Annotated[
         bool,
-        Option("--judge-check/--no-judge-check", help="First ask the judge about pictures with known answers."),
+        Option("--judge-check/--no-judge-check", help="Ask the judge about pictures with known answers, too."),
     ] = True
     workers: Annotated[int, Option(min=1, help="Requests at a time.")] = 16
     retries: Annotated[int, Option(min=0, help="Retries after a temporary failure, with growing pauses.")] = 5

@@ -77,6 +77,24 @@ def test_a_dead_data_worker_costs_no_step(
 
 
 @pytest.mark.parametrize(
+    ("error", "died"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),  # while a batch was fetched from it
+        (ConnectionRefusedError(111, "Connection refused"), True),
+        (FileNotFoundError(2, "No such file or directory"), True),
+        (EOFError(), True),
+        (FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (PermissionError(13, "Permission denied"), False),
+    ],
+)
+def test_a_worker_is_dead_or_its_data_are_bad(error: Exception, died: bool) -> None:
+    assert trainer.worker_died(error, workers=1) is died
+    assert trainer.worker_died(error, workers=0) is (died and isinstance(error, RuntimeError))
+
+
+@pytest.mark.parametrize(
     "error",
     [
         RuntimeError(

@@ -46,6 +46,7 @@ from .validation_loss import ValidationLoss
 SHEET_COLUMNS = 8  # pictures side by side on a sheet of sample images
 
 DEAD_WORKER = re.compile(r"exited unexpectedly")  # torch's words
+BROKEN_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)  # the last: a process takes its socket with it
 SAME_INTERRUPT = 1.0  # seconds
 
 
@@ -318,10 +319,11 @@ class Trainer:
         asked = time.perf_counter()
         try:
             return [next(batches) for _ in range(self.config.training.gradient_accumulation)]
-        except RuntimeError as error:
-            if not DEAD_WORKER.search(str(error)):
+        except (RuntimeError, *BROKEN_CONNECTION) as error:
+            if not worker_died(error, self.config.data.num_workers):
                 raise
-            self.stop, self.failure = True, str(error).strip().rstrip(".") + "."
+            reason = str(error).strip().rstrip(".") or type(error).__name__
+            self.stop, self.failure = True, f"A process that reads data exited unexpectedly ({reason[:LONGEST]})."
             return []
         finally:
             self.seconds_waited += time.perf_counter() - asked
@@ -467,6 +469,18 @@ def fusion_parameters(transformer: nn.Module) -> dict[str, Tensor]:
         for name, parameter in transformer.named_parameters()
         if name.startswith("fusion.") and parameter.requires_grad
     }
+
+
+def worker_died(error: Exception, workers: int) -> bool:
+    """Whether the error of a read means that a process that reads data is gone.
+
+    torch says so where it finds the process dead. A batch that was ready is still fetched from the process that made
+    it, though; where that one has just been killed, the connection breaks before torch can know. What is wrong with the
+    data itself begins with other words of torch's.
+    """
+    if isinstance(error, RuntimeError):
+        return bool(DEAD_WORKER.search(str(error)))
+    return workers > 0 and isinstance(error, BROKEN_CONNECTION) and not str(error).startswith("Caught ")
 
 
 def _leave_signals_to_trainer(worker: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from semantic_routing.fusion import FUSIONS, Moment, SemanticRouter, TextFusion
 from semantic_routing.fusion.chosen import choose_layers
+from semantic_routing.fusion.contract import FusionSizes
 from semantic_routing.fusion.gate import TIME_CHANNELS
 
 LAYERS, BLOCKS, ROWS, TOKENS, CHANNELS, HEADS, STATE = 6, 4, 2, 3, 8, 2, 5
@@ -257,6 +258,24 @@ def test_options_that_do_not_fit(strategy: str, options: dict[str, Any], sentenc
     with pytest.raises(ValueError, match=sentence) as caught:
         build(strategy, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("concat", {"layers": [0, 1, 9]}),
+        ("layer-attention", {"layers": [0, 1, 9]}),
+        ("layer-map", {"layers": [0, 1, 9]}),
+        ("bundles", {"bundles": [[0], [1], [9]]}),
+    ],
+)
+def test_positions_are_of_the_text_encoder_s_layers(strategy: str, options: dict[str, Any]) -> None:
+    """Three of ten are read; an encoder of three has no tenth, although a stack of these three has as many."""
+    kind = FUSIONS[strategy]
+    assert kind.layers_read(10, 3, **options) == [0, 1, 9]
+    with pytest.raises(ValueError, match="There is no layer 9: the 3 layers are counted from 0"):
+        kind.layers_read(3, 3, **options)
+    kind(FusionSizes(3, 3, 8), **options)  # built for what it reads
 
 
 def test_a_missing_size_is_named() -> None:

@@ -36,7 +36,7 @@ class Bundles(TextFusion):
 
     def __init__(self, sizes: FusionSizes, bundles: Grouping = 3) -> None:
         super().__init__(sizes)
-        shared, *others = _bundles(bundles, sizes.num_layers)
+        shared, *others = _bundles(bundles, sizes.num_layers, stacked=True)
         self.shared = shared
         self.of_block = [others[block * len(others) // sizes.num_blocks] for block in range(sizes.num_blocks)]
         self.gate = nn.Parameter(torch.zeros(sizes.num_blocks))
@@ -63,7 +63,7 @@ class Bundles(TextFusion):
         return mixed.view(*weights.shape[:2], *mixed.shape[1:]).movedim(1, -2).flatten(-2)
 
 
-def _bundles(bundles: Grouping, num_layers: int) -> list[list[int]]:
+def _bundles(bundles: Grouping, num_layers: int, stacked: bool = False) -> list[list[int]]:
     """Positions by bundle, first the one for all blocks."""
     if isinstance(bundles, int):
         if not 1 <= bundles <= num_layers:
@@ -75,6 +75,6 @@ def _bundles(bundles: Grouping, num_layers: int) -> list[list[int]]:
     sizes = {len(bundle) for bundle in bundles}
     if len(bundles) < 2 or len(sizes) != 1 or 0 in sizes:
         raise ValueError(f"Bundles must be two or more of equal size, not of sizes {[len(b) for b in bundles]}.")
-    flat = places([layer for bundle in bundles for layer in bundle], num_layers)
+    flat = places([layer for bundle in bundles for layer in bundle], num_layers, stacked)
     size = sizes.pop()
     return [flat[start : start + size] for start in range(0, len(flat), size)]

@@ -15,13 +15,14 @@ from .contract import FusionSizes, Prepared, TextFusion
 Layers = int | str | Sequence[int]
 
 
-def choose_layers(layers: Layers, num_layers: int) -> list[int]:
+def choose_layers(layers: Layers, num_layers: int, stacked: bool = False) -> list[int]:
     """Positions of chosen layers.
 
     Args:
         layers: "all"; their positions, counted from 0; or how many, spread so that they cut the model into equal parts:
             of 36 layers, 3 are the 9th, 18th and 27th.
         num_layers: how many there are to choose from.
+        stacked: whether these may be the chosen layers alone, see `places`.
 
     Raises:
         ValueError: a position is out of range, or more layers are asked for than there are.
@@ -31,7 +32,7 @@ def choose_layers(layers: Layers, num_layers: int) -> list[int]:
     if isinstance(layers, str) or layers == []:
         raise ValueError(f"layers must be a number of layers, a list of positions or 'all', not {layers!r}.")
     if not isinstance(layers, int):
-        return places(layers, num_layers)
+        return places(layers, num_layers, stacked)
     if not 1 <= layers <= num_layers:
         raise ValueError(f"Of {num_layers} layers a fusion can read 1 to {num_layers}, not {layers}.")
     if layers == num_layers:
@@ -39,15 +40,20 @@ def choose_layers(layers: Layers, num_layers: int) -> list[int]:
     return [max(round(number * num_layers / (layers + 1)), 1) - 1 for number in range(1, layers + 1)]
 
 
-def places(positions: Sequence[int], num_layers: int) -> list[int]:
-    """Where layers are in a stack of `num_layers`, which may hold these layers alone.
+def places(positions: Sequence[int], num_layers: int, stacked: bool = False) -> list[int]:
+    """Where layers are in a stack of `num_layers`.
+
+    Args:
+        positions: of the layers, among all that the text encoder could give.
+        num_layers: how many the stack holds.
+        stacked: whether the stack may hold the named layers alone; it does if it has as many.
 
     Raises:
         ValueError: a position is out of range.
     """
     wrong = [position for position in positions if type(position) is not int or position < 0]
     read = sorted(set(positions) - set(wrong))
-    if len(read) == num_layers and not wrong:
+    if stacked and len(read) == num_layers and not wrong:
         return [read.index(position) for position in positions]
     wrong += [position for position in read if position >= num_layers]
     if wrong:
@@ -65,7 +71,7 @@ class ChosenLayers(TextFusion):
 
     def __init__(self, sizes: FusionSizes, layers: Layers) -> None:
         super().__init__(sizes)
-        self.positions = choose_layers(layers, sizes.num_layers)
+        self.positions = choose_layers(layers, sizes.num_layers, stacked=True)
 
     @classmethod
     def layers_read(cls, num_layers: int, num_blocks: int, layers: Layers = "all", **options: object) -> list[int]:

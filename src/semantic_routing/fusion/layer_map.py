@@ -29,7 +29,7 @@ class LayerMap(RoutedFusion):
 
     def __init__(self, sizes: FusionSizes, layers: Sequence[int] | None = None) -> None:
         super().__init__(sizes, layers=layers)
-        self.layer_of_block = _layer_of_block(layers, sizes.num_layers, sizes.num_blocks)
+        self.layer_of_block = _layer_of_block(layers, sizes.num_layers, sizes.num_blocks, stacked=True)
 
     @classmethod
     def layers_read(
@@ -54,9 +54,11 @@ class LayerMap(RoutedFusion):
         raise ValueError("A layer map cannot drop layers: each is the only one that some block reads.")
 
 
-def _layer_of_block(layers: Sequence[int] | None, num_layers: int, num_blocks: int) -> list[int]:
+def _layer_of_block(
+    layers: Sequence[int] | None, num_layers: int, num_blocks: int, stacked: bool = False
+) -> list[int]:
     if layers is None:
         return [round(block * (num_layers - 1) / max(num_blocks - 1, 1)) for block in range(num_blocks)]
     if len(layers) != num_blocks:
         raise ValueError(f"A layer map names one layer for each block: {num_blocks} blocks need as many, not {layers}.")
-    return places(layers, num_layers)
+    return places(layers, num_layers, stacked)

@@ -252,6 +252,12 @@ def test_the_estimate_learns_from_its_error_alone() -> None:
         ("bundles", {"bundles": [[0, 1], [2]]}, r"equal size, not of sizes \[2, 1\]"),
         ("bundles", {"bundles": [[0, 1]]}, "two or more"),
         ("bundles", {"bundles": 7}, "1 to 6, not 7"),
+        ("token-wise", {"rank": 0}, "rank must be 1 to 4096, not 0"),
+        ("state-wise", {"rank": 4097}, "not 4097"),
+        ("joint", {"time_channels": 7}, "time_channels must be even and 2 to 4096, not 7"),
+        ("layer-attention", {"depth": -1}, "depth -1 and refiners 2 must be 0 or more"),
+        ("layer-attention", {"mlp_ratio": 0.0}, "mlp_ratio 0 more than 0"),
+        ("layer-attention", {"attention_heads": 0}, "0 heads cannot share 8 channels"),
     ],
 )
 def test_options_that_do_not_fit(strategy: str, options: dict[str, Any], sentence: str) -> None:

@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..fusion import FUSIONS, FusionSizes, LayerGains, check_fusion, gains_of
+from ..io.arguments import check_arguments
 from ..text import resolve_layers
 from .capture import Capture, EncoderSizes, capture, release
 from .hooks import Argument, owners, remove_hooks
@@ -46,6 +47,7 @@ def attach(
     """
     sizes = EncoderSizes.of(text_encoder)
     chosen = resolve_layers(layers, sizes.num_layers)
+    check_arguments(FUSIONS.find(fusion), options, f"Fusion strategy {fusion!r}")
     read = FUSIONS.find(fusion).layers_read(len(chosen), len(find_host(model).text_blocks(model)), **options)
     return attach_fusion(model, fusion, [chosen[index] for index in read], sizes.channels, options)
 

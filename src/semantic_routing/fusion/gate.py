@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 TIME_CHANNELS = 128  # D_t of the paper; the hidden layer is four times as wide
+MOST_TIME_CHANNELS = 4096
 
 
 def sinusoidal_embedding(position: Float[Tensor, " batch"], channels: int) -> Float[Tensor, "batch channels"]:
@@ -30,10 +31,15 @@ class Gate(nn.Module):
         num_layers: language-model layers, the length of each logit vector.
         num_gates: 1 for a gate that all blocks share, or one a block.
         time_channels: width of φ.
+
+    Raises:
+        ValueError: the width is not even, or out of range.
     """
 
     def __init__(self, num_layers: int, num_gates: int = 1, time_channels: int = TIME_CHANNELS) -> None:
         super().__init__()
+        if time_channels % 2 or not 2 <= time_channels <= MOST_TIME_CHANNELS:
+            raise ValueError(f"time_channels must be even and 2 to {MOST_TIME_CHANNELS}, not {time_channels}.")
         hidden_channels = 4 * time_channels
         self.time_channels = time_channels
         self.weight_in = nn.Parameter(torch.empty(num_gates, hidden_channels, time_channels))

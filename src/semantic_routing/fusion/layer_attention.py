@@ -31,7 +31,7 @@ class LayerAttention(ChosenLayers):
         mlp_ratio: inner width of their MLPs over `text_channels`.
 
     Raises:
-        ValueError: the heads do not divide the channels.
+        ValueError: the heads do not divide the channels, or there is less than no layer or no inner width.
     """
 
     varies_with = frozenset({"token"})
@@ -47,9 +47,15 @@ class LayerAttention(ChosenLayers):
     ) -> None:
         super().__init__(sizes, layers)
         channels = self.out_channels
-        heads = attention_heads or (1 if channels % HEAD_CHANNELS else channels // HEAD_CHANNELS)
-        if channels % heads:
+        heads = attention_heads
+        if heads is None:
+            heads = 1 if channels % HEAD_CHANNELS else channels // HEAD_CHANNELS
+        if heads < 1 or channels % heads:
             raise ValueError(f"{heads} heads cannot share {channels} channels; attention_heads must divide them.")
+        if min(depth, refiners) < 0 or mlp_ratio * channels < 1:
+            raise ValueError(
+                f"depth {depth} and refiners {refiners} must be 0 or more, mlp_ratio {mlp_ratio:g} more than 0."
+            )
         inner = int(mlp_ratio * channels)
         self.across_layers = nn.ModuleList(_transformer_layer(channels, heads, inner) for _ in range(depth))
         self.mix = nn.Parameter(torch.full((len(self.positions),), 1 / len(self.positions)))

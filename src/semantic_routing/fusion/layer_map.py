@@ -54,9 +54,7 @@ class LayerMap(RoutedFusion):
         raise ValueError("A layer map cannot drop layers: each is the only one that some block reads.")
 
 
-def _layer_of_block(
-    layers: Sequence[int] | None, num_layers: int, num_blocks: int, stacked: bool = False
-) -> list[int]:
+def _layer_of_block(layers: Sequence[int] | None, num_layers: int, num_blocks: int, stacked: bool = False) -> list[int]:
     if layers is None:
         return [round(block * (num_layers - 1) / max(num_blocks - 1, 1)) for block in range(num_blocks)]
     if len(layers) != num_blocks:

@@ -22,6 +22,7 @@ from .contract import FUSIONS, NUM_TRAIN_TIMESTEPS, FusionSizes, Moment, Prepare
 from .gate import TIME_CHANNELS, Gate
 
 Logits = Float[Tensor, "blocks #batch #text_tokens layers"]
+MOST_RANK = 4096
 
 
 class RoutedFusion(TextFusion):
@@ -197,3 +198,13 @@ class ScaledTime(Joint):
 
 
 PAPER_STRATEGIES = ("penultimate", "uniform", "static", "time-wise", "depth-wise", "joint")
+
+
+def check_rank(rank: int) -> None:
+    """Refuses a rank that no projection has.
+
+    Raises:
+        ValueError: it is not between 1 and `MOST_RANK`.
+    """
+    if not 1 <= rank <= MOST_RANK:
+        raise ValueError(f"rank must be 1 to {MOST_RANK}, not {rank}.")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .contract import FUSIONS, FusionSizes, Moment, Prepared
-from .routed import Logits, RoutedFusion
+from .routed import Logits, RoutedFusion, check_rank
 
 
 @FUSIONS.register("state-wise")
@@ -24,7 +24,7 @@ class StateWise(RoutedFusion):
         rank: rows of Q_d.
 
     Raises:
-        ValueError: the width of the state is not known.
+        ValueError: the width of the state is not known, or the rank is out of range.
     """
 
     varies_with = frozenset({"block", "state"})
@@ -33,6 +33,7 @@ class StateWise(RoutedFusion):
     def __init__(self, sizes: FusionSizes, rank: int = 16) -> None:
         super().__init__(sizes, rank=rank)
         channels = self.state_channels
+        check_rank(rank)
         self.beta = nn.Parameter(torch.zeros(sizes.num_blocks, sizes.num_layers))
         self.keys = nn.Parameter(torch.zeros(sizes.num_layers, rank))
         self.query = nn.Parameter(torch.randn(sizes.num_blocks, rank, channels) * channels**-0.5)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .contract import FUSIONS, FusionSizes, Moment, Prepared
-from .routed import Logits, RoutedFusion
+from .routed import Logits, RoutedFusion, check_rank
 
 
 @FUSIONS.register("token-wise")
@@ -22,6 +22,9 @@ class TokenWise(RoutedFusion):
     Args:
         sizes: what it is built for.
         rank: rows of W.
+
+    Raises:
+        ValueError: the rank is out of range.
     """
 
     varies_with = frozenset({"block", "token"})
@@ -29,6 +32,7 @@ class TokenWise(RoutedFusion):
 
     def __init__(self, sizes: FusionSizes, rank: int = 16) -> None:
         super().__init__(sizes, rank=rank)
+        check_rank(rank)
         self.beta = nn.Parameter(torch.zeros(sizes.num_blocks, sizes.num_layers))
         self.query = nn.Parameter(torch.zeros(sizes.num_blocks, rank))
         self.projection = nn.Parameter(torch.randn(rank, self.out_channels) * self.out_channels**-0.5)

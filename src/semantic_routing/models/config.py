@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from ..flow import Prediction
 from ..fusion import FUSIONS
+from ..io.arguments import check_arguments
 from ..io.files import JsonObject
 from ..io.precision import AutoDtype
 from ..io.section import Registered, Section
@@ -64,6 +65,8 @@ class ModelConfig(Section):
                 f"model.kind {self.kind} has no fusion: leave out model.strategy, here {self.strategy!r}, "
                 "model.fusion_options and model.context_channels"
             )
+        if self.strategy is not None:
+            check_arguments(FUSIONS[self.strategy], self.fusion_options, f"fusion strategy {self.strategy!r}")
         return self
 
     def arguments(self) -> JsonObject:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..fusion import FUSIONS, Moment, Prepared, fuse_with_gains
 from ..fusion.contract import make_fusion
 from ..fusion.saved import current_name, find_fusion, fusion_sizes
+from ..io.arguments import check_arguments
 from ..io.registry import source_of
 from .attention import KeyValue, RMSNorm
 from .backbone import DiffusionTransformer2DModel, TextContext, check_sizes
@@ -130,6 +131,7 @@ class SemanticRoutingTransformer2DModel(DiffusionTransformer2DModel):
         # Whatever the fusion draws, the context embedder starts the same.
         with torch.random.fork_rng(devices=[]):
             kind = find_fusion(strategy, fusion_source)
+            check_arguments(kind, fusion_options or {}, f"Fusion strategy {strategy!r}")
             self.fusion = make_fusion(strategy, kind, fusion_sizes(self.config), fusion_options or {})
         self.context_embedder = ContextEmbedder(self.fusion.out_channels, width, norm_eps)
         self.register_to_config(fusion_source=source_of(type(self.fusion)))

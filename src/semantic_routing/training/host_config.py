@@ -9,6 +9,7 @@ from ..data.latents import LatentsSource
 from ..data.sources import SOURCES
 from ..flow_config import FlowConfig
 from ..fusion import FUSIONS
+from ..io.arguments import check_arguments
 from ..io.config_files import override
 from ..io.files import JsonObject
 from ..io.section import Dtype, Registered, Section, check_section
@@ -45,6 +46,8 @@ class HostConfig(Section):
                 f"host.lora_rank is {self.lora_rank} and host.trained {self.trained!r}: a LoRA stands for training "
                 "the weights themselves"
             )
+        if self.fusion is not None:
+            check_arguments(FUSIONS[self.fusion], self.fusion_options, f"fusion strategy {self.fusion!r}")
         if self.trained != "nothing" and self.dtype != "float32":
             raise ValueError(f"host.trained {self.trained!r} needs host.dtype float32, not {self.dtype}")
         return self

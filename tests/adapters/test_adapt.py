@@ -190,7 +190,7 @@ def test_texts_are_encoded_once(make: Callable[[str], TinyHost]) -> None:
         ("StableDiffusionPipeline", ["host.fusion=null"], "nothing would be trained"),
         ("StableDiffusionPipeline", ["host.lora_rank=2", "host.trained=text"], "a LoRA stands for"),
         ("StableDiffusionPipeline", ["host.trained=all", "host.dtype=bfloat16"], "needs host.dtype float32"),
-        ("StableDiffusionPipeline", ["training.initialize_from=demo"], "is of our own model"),
+        ("StableDiffusionPipeline", ["training.initialize_from=demo"], "is for models of our own"),
         ("StableDiffusionPipeline", ["flow={}"], "the scheduler is DDIMScheduler"),
         ("SanaSprintPipeline", [], "'trigflow' cannot be trained for"),
         ("PixArtSigmaPipeline", ["host.lora_rank=2"], "takes no LoRA in diffusers"),

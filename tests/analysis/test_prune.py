@@ -92,6 +92,19 @@ def test_the_pruned_context_is_the_renormalized_one_and_its_change_is_measured(l
     )
 
 
+def test_the_change_of_context_is_taken_over_all_times(language_models, monkeypatch):
+    pipeline = load_pipeline(str(saved_pipeline(language_models, "time-wise")))
+
+    def change(*times):
+        monkeypatch.setattr("semantic_routing.analysis.prune.FINE_TIMES", times)
+        return context_change(pipeline.transformer.fusion, pipeline.prompt_encoder(["a star"]), [0, 2])
+
+    early, late, both = change(0.1), change(0.9), change(0.1, 0.9)
+    assert early.largest != late.largest
+    assert both.largest == max(early.largest, late.largest)
+    assert both.mean == pytest.approx((early.mean + late.mean) / 2)
+
+
 def test_prune_writes_a_smaller_pipeline_that_samples_as_it_says(language_models, tmp_path):
     folder = saved_pipeline(language_models, "joint")
     out = tmp_path / "small"

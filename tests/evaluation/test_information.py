@@ -169,7 +169,7 @@ def test_a_users_pictures_and_pairs(tiny_pipeline: Path, tmp_path: Path) -> None
     [
         ({"edits": {"color": "a red square"}}, "The edit 'color' of record 0 leaves the caption unchanged"),
         ({"edits": ["a blue square"]}, "Record 0 has edits"),
-        ({"image": "c.png"}, "No record of .* has a picture that opens"),
+        ({"image": "c.png"}, "No record of .* has both a caption and a picture"),
     ],
 )
 def test_unusable_data_are_one_sentence(changes: dict[str, object], sentence: str, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def command(
     all_blocks: Annotated[
         bool, typer.Option("--all-blocks", help="Draw curves for all blocks, not for three.")
     ] = False,
-    amplitude: Annotated[float, typer.Option(help="A of the paper's eq. 11, in flow time; for 'shift'.")] = 0.01,
+    amplitude: Annotated[float, typer.Option(help="For 'shift': A of the paper's eq. 11, in flow time.")] = 0.01,
     save_map: Annotated[
         Literal["paired", "marginal"] | None,
         typer.Option(help="Save the measured effective time with the pipeline, whose fusion then sees it in sampling."),

@@ -33,7 +33,7 @@ def command(
         str, typer.Option(help="Environment variable with the endpoint's key, if it needs one.")
     ] = "OPENAI_API_KEY",
 ) -> None:
-    """Have a vision-language model caption images densely. Stopped, it goes on where it was when run again."""
+    """Write dense captions of images with a vision-language model. A second run goes on from what is there."""
     from ..data.caption import PROMPT, CaptionOptions, caption_images
     from ..data.sources import FolderSource
     from ..io.chat import ChatClient

@@ -14,7 +14,7 @@ def command(
     keep: Annotated[int | None, typer.Option(min=1, help="Keep the K layers with the most weight.")] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Or keep layers to which some block gives this weight at some time."),
+        typer.Option(min=0, max=1, help="Or keep the layers to which any block at any time gives this weight or more."),
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line; default: scenes.")] = None,
     num_prompts: Annotated[int, typer.Option(min=1, help="How many scenes, where no file is given.")] = 44,

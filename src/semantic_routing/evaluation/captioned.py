@@ -115,7 +115,7 @@ def folder_pictures(path: Path, count: int, size: int, tally: Tally) -> list[Cap
         found.append(CaptionedPicture(f"record {index}", skill, pixels, captions[0], _edits(record, index)))
         counts[skill] = counts.get(skill, 0) + 1
     if not found:
-        raise ValueError(f"No record of {path} has a picture that opens, beside a caption: {tally.describe()}.")
+        raise ValueError(f"No record of {path} has both a caption and a picture that opens: {tally.describe()}.")
     return found
 
 

@@ -52,7 +52,7 @@ class SemanticRoutingInpaintPipeline(SemanticRoutingImg2ImgPipeline):
             ValueError: there is no image or mask, or an option is impossible.
         """
         if mask_image is None:
-            raise ValueError("Nothing says which part of the image is made anew: give mask_image.")
+            raise ValueError("There is no mask: give mask_image, which says which part of the image is made anew.")
         self._mask_image = mask_image
 
         def put_back(pipe: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

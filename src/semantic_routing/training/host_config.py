@@ -64,15 +64,15 @@ class AdaptConfig(RunConfig):
     @model_validator(mode="after")
     def _has_no_keys_of_our_own_model(self) -> "AdaptConfig":
         if self.training.initialize_from is not None:
-            raise ValueError("training.initialize_from is of our own model; a host is named by host.pipeline")
+            raise ValueError("training.initialize_from is for models of our own; name a host by host.pipeline")
         if self.training.fp8:
-            raise ValueError("training.fp8 is of our own model")
+            raise ValueError("training.fp8 is for models of our own, not for hosts")
         if self.training.lora_rank:
-            raise ValueError("training.lora_rank is of our own model; a host's LoRAs are host.lora_rank")
+            raise ValueError("training.lora_rank is for models of our own; a host has host.lora_rank")
         if self.optimizer.muon_learning_rate is not None:
-            raise ValueError("optimizer.muon_learning_rate is of our own model; a host is trained by AdamW")
+            raise ValueError("optimizer.muon_learning_rate is for models of our own; hosts are trained by AdamW")
         if isinstance(self.data.source, LatentsSource):
-            raise ValueError("data.source latents is of our own model; a host encodes its images itself")
+            raise ValueError("data.source latents is for models of our own; a host encodes its images itself")
         return self
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from benchmarks.coverage import World, covered
 from semantic_routing.reporting.intervals import difference, holm, score, verdict
@@ -57,6 +58,14 @@ def test_groups_count_alike_whatever_their_size():
     assert score([[0.3]]).low < 0.1 < 0.8 < score([[0.3]]).high, "a single prompt says next to nothing"
 
 
+def test_a_group_of_one_varies_as_all_values_do():
+    found = difference([[1.0], [0.0, 2.0, 1.0]])
+    # Variances of the groups' means: 2/3 of all four values, and 1 of the three over 3.
+    parts = np.array([2 / 3, 1 / 3]) / 4
+    freedom = parts.sum() ** 2 / (parts**2 / [1, 2]).sum()
+    assert found.high - found.mean == pytest.approx(student.ppf(0.975, freedom) * parts.sum() ** 0.5)
+
+
 def test_runs_are_the_sample_and_prompts_are_fixed():
     prompts = np.random.default_rng(0).standard_normal(500)
     runs = np.stack([prompts + shift for shift in (0.01, 0.02, 0.03)])
@@ -70,6 +79,12 @@ def test_pairs_that_never_differ_leave_something_open():
     assert (found.mean, found.p_value) == (0, 1)
     assert found.high == -found.low == pytest.approx(0.035, abs=1e-3)
     assert difference([np.zeros((3, 80))]).high < found.high
+
+
+def test_equal_differences_are_as_uncertain_as_their_size():
+    all_same, none = difference([np.full(80, 0.25)]), difference([np.zeros(80)])
+    assert all_same.high - 0.25 == pytest.approx(none.high / 4)
+    assert difference([np.zeros(80)], width=4.0).high == pytest.approx(4 * none.high)
 
 
 def test_holm_is_stricter_the_more_there_are():

@@ -7,7 +7,7 @@ PROJECT = "semantic-routing"
 
 def how_to_install(package: str) -> str:
     """The command that installs a package, by the extra of this project that asks for it where there is one."""
-    from importlib.metadata import PackageNotFoundError, requires  # a tenth of what `sroute --help` costs
+    from importlib.metadata import PackageNotFoundError, requires  # slow to import, and seldom needed
 
     try:
         requirements = requires(PROJECT) or []

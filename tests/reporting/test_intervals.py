@@ -38,6 +38,12 @@ def test_nothing_right_is_not_certainty():
     assert score([np.zeros((3, 80))]).high == pytest.approx(0.0158, abs=1e-4)
 
 
+def test_a_large_group_cannot_make_up_for_a_small_one():
+    # The mean of means of 3 x 10 and 3 x 1000 values is as certain as that of 3 x 4 / (1/10 + 1/1000) values.
+    count, t = 12 / (1 / 10 + 1 / 1000), student.ppf(0.975, np.inf)
+    assert score([np.zeros((3, 10)), np.zeros((3, 1000))]).high == pytest.approx(t**2 / (count + t**2), rel=1e-6)
+
+
 def test_a_share_has_wilsons_interval():
     found = score([np.repeat([0.0, 1.0], [300, 100])])
     assert found.mean == 0.25

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..io.files import sha256, whole_file
 from .sources import BrokenExampleError, Source
+from .workers import batches
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ def fill_buckets(source: Source, sizes: list[Size], num_workers: int = 0) -> Buc
 
     Raises:
         ValueError: the source is endless, or no picture can be read.
+        DataWorkerError: a process that looks died.
     """
     if source.length is None:
         raise ValueError("data.buckets needs pictures of several shapes; this source is endless and has one.")
@@ -161,5 +163,5 @@ def _picture_sizes(source: Source, num_workers: int) -> Int[np.ndarray, "example
 def _scan(source: Source, length: int, num_workers: int) -> Int[np.ndarray, "examples 2"]:
     loader = DataLoader(_Sizes(source), SCAN_BATCH, sampler=range(length), num_workers=num_workers, collate_fn=list)
     steps = -(-length // SCAN_BATCH)
-    batches = track(loader, "looking at shapes", steps, console=Console(stderr=True), transient=True)
-    return np.array([size for batch in batches for size in batch], dtype=np.int32)
+    found = track(batches(loader), "looking at shapes", steps, console=Console(stderr=True), transient=True)
+    return np.array([size for batch in found for size in batch], dtype=np.int32)

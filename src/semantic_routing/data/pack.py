@@ -24,6 +24,7 @@ from .broken import BrokenExamples
 from .parts import Count, Processes, ranges, working
 from .shards import IMAGES, find_files, index_shards
 from .sources import SOURCES, BrokenExampleError, ImageFile, Source, SourceConfig
+from .workers import batches
 
 MANIFEST = "pack.json"
 BROKEN = "__broken__"  # of a row: why it is none
@@ -86,6 +87,7 @@ def pack(
 
     Raises:
         ValueError: the source is endless and `examples` is None, `out` holds something else, or too much is broken.
+        DataWorkerError: a process that reads data died.
     """
     source = config.open(image_size, seed)
     if source.length is None and examples is None:
@@ -158,7 +160,7 @@ def _suffix(file: ImageFile) -> str:
 def _write(path: Path, rows: DataLoader[Members], broken: BrokenExamples) -> None:
     """Writes a shard whole or not at all; the same rows give the same bytes."""
     with whole_file(path) as partial, partial.open("wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
-        for row in rows:
+        for row in batches(rows):
             if BROKEN in row:
                 broken.count([str(row[BROKEN])])
             else:

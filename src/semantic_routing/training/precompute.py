@@ -17,6 +17,7 @@ from ..data import BrokenExampleError, BrokenExamples, ExampleStream, LatentsSou
 from ..data.buckets import Buckets, Size, fill_buckets
 from ..data.latents import EMPTY, MANIFEST, Manifest, Record, Shard, feature_name, shard_path, write_shard
 from ..data.parts import Processes, working
+from ..data.workers import batches
 from ..models.latents import LatentCodec
 from ..text import TextEncoder
 from .build import bucket_sizes, build_codec, build_prompt_encoder, describe_text, describe_vae, resolve_sizes
@@ -49,6 +50,7 @@ def precompute(
 
     Raises:
         ValueError: the config's latents cannot be computed ahead, `out` holds others, or too many images are broken.
+        DataWorkerError: a process that reads data died.
     """
     source, manifest = _plan(config, text)
     processes = Processes.started()
@@ -77,7 +79,7 @@ def precompute(
             records: list[Record] = []
             tensors: dict[str, Tensor] = {}
             loader = DataLoader(rows, batch_size, sampler=numbers, num_workers=config.data.num_workers, collate_fn=list)
-            for batch in loader:
+            for batch in batches(loader):
                 broken.count(row.record for row in batch if isinstance(row.record, str))
                 # As the training step would have it.
                 with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():

@@ -1,6 +1,5 @@
 """The training loop, on `accelerate`: one CPU, one GPU, DDP or FSDP2 by accelerate's own configuration."""
 
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..data import Batch, BrokenExamples, Source, collate
 from ..data.stream import NumberSampler
+from ..data.workers import DataWorkerError, batches
 from ..io.images import save_image
 from ..io.messages import LONGEST, NO_MEMORY, StoppedError, lacks_memory
 from ..reporting.picture_grid import Row, picture_grid
@@ -45,8 +45,6 @@ from .validation_loss import ValidationLoss
 
 SHEET_COLUMNS = 8  # pictures side by side on a sheet of sample images
 
-DEAD_WORKER = re.compile(r"exited unexpectedly")  # torch's words
-BROKEN_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)  # the last: a process takes its socket with it
 SAME_INTERRUPT = 1.0  # seconds
 
 
@@ -64,10 +62,6 @@ class OutOfMemoryError(TrainingError):
 
 class LostProcessError(TrainingError):
     """Another process of the run died or stands still."""
-
-
-class DataWorkerError(TrainingError):
-    """A process that reads data died."""
 
 
 def train(config: Config, resume: str | None = None, allow_changes: Sequence[str] = ()) -> Path:
@@ -265,10 +259,10 @@ class Trainer:
         checkpoint = None
         seconds, main = self.deadline - time.perf_counter(), self.accelerator.is_main_process
         with Progress(self.step, options.steps, main, seconds) as progress:
-            batches = self._batches()
+            stream = self._batches()
             while self.step < options.steps:
                 started = time.perf_counter()
-                parts = self._read(batches)
+                parts = self._read(stream)
                 if self._asked_to_stop():
                     break
                 loss, grad_norm = self._optimizer_step(parts)
@@ -307,23 +301,17 @@ class Trainer:
             pin_memory=accelerator.device.type == "cuda",
             worker_init_fn=_leave_signals_to_trainer,
         )
-        batches = iter(loader)
-        # torch would raise the death of a worker anywhere, within a step too; `_read` notices it as well.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return batches
+        return batches(loader)
 
-    def _read(self, batches: Iterator[Batch]) -> list[Batch]:
+    def _read(self, stream: Iterator[Batch]) -> list[Batch]:
         """The micro-batches of a step, before anything of it is done; where a worker died, the run shall stop."""
         if self.stop:
             return []
         asked = time.perf_counter()
         try:
-            return [next(batches) for _ in range(self.config.training.gradient_accumulation)]
-        except (RuntimeError, *BROKEN_CONNECTION) as error:
-            if not worker_died(error, self.config.data.num_workers):
-                raise
-            reason = str(error).strip().rstrip(".") or type(error).__name__
-            self.stop, self.failure = True, f"A process that reads data exited unexpectedly ({reason[:LONGEST]})."
+            return [next(stream) for _ in range(self.config.training.gradient_accumulation)]
+        except DataWorkerError as error:
+            self.stop, self.failure = True, str(error)
             return []
         finally:
             self.seconds_waited += time.perf_counter() - asked
@@ -443,7 +431,7 @@ class Trainer:
                 interrupted.append(time.monotonic())
 
         asked = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.getsignal(number) for number in (*asked, signal.SIGCHLD)}  # see `_batches`
+        previous = {number: signal.getsignal(number) for number in asked}
         for number in asked:
             signal.signal(number, ask_to_stop)
         try:
@@ -469,18 +457,6 @@ def fusion_parameters(transformer: nn.Module) -> dict[str, Tensor]:
         for name, parameter in transformer.named_parameters()
         if name.startswith("fusion.") and parameter.requires_grad
     }
-
-
-def worker_died(error: Exception, workers: int) -> bool:
-    """Whether the error of a read means that a process that reads data is gone.
-
-    torch says so where it finds the process dead. A batch that was ready is still fetched from the process that made
-    it, though; where that one has just been killed, the connection breaks before torch can know. What is wrong with the
-    data itself begins with other words of torch's.
-    """
-    if isinstance(error, RuntimeError):
-        return bool(DEAD_WORKER.search(str(error)))
-    return workers > 0 and isinstance(error, BROKEN_CONNECTION) and not str(error).startswith("Caught ")
 
 
 def _leave_signals_to_trainer(worker: int) -> None:

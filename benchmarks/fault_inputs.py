@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import select
 import shutil
 import sys
@@ -26,6 +27,7 @@ from semantic_routing.data import (
     SourceConfig,
     WebDatasetSource,
 )
+from semantic_routing.data.parts import LOCK
 from semantic_routing.data.shards import INDEX, find_files, index_shards
 from semantic_routing.io.images import UnreadableImageError, read_image
 from semantic_routing.pipelines.loading import load_pipeline
@@ -37,6 +39,7 @@ from semantic_routing.training.same_run import check_same_run
 
 LONGEST_SENTENCE = 2000
 SECONDS = 300.0  # after which a case hangs
+MEMORY = 4 * 2**30  # bytes that inputs of some kilobytes may ask for
 EXAMPLES = 5  # of each kind of fault that are kept
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 ODD_VALUES: tuple[Any, ...] = (
@@ -255,7 +258,7 @@ def _copy(folder: Path, place: Path) -> Path:
 
 def _damage_file(folder: Path, random: Generator) -> tuple[Path, str, bool]:
     """Damages one file of a folder: which, how, and whether it is another one now."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
     path = files[int(random.integers(len(files)))]
     name, before = path.relative_to(folder), path.read_bytes()
     if random.random() < 0.1:
@@ -326,6 +329,8 @@ def _ends(kind: str, samples: Samples, folder: Path, numbers: Sequence[int], see
 
 def _read_all(kind: str, samples: Samples, folder: Path, numbers: Sequence[int], seed: int, sender: int) -> None:
     """In a process of its own: reads inputs and sends how each ended."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     with open(os.devnull, "w") as nowhere, os.fdopen(sender, "wb", buffering=0) as pipe:  # noqa: PTH123
         sys.stdout = sys.stderr = nowhere
         try:

@@ -70,6 +70,7 @@ CASES: list[tuple[str, Damage, str]] = [
     ("scheduler/scheduler_config.json", lambda path: path.write_text("[]"), "config.json holds list, not"),
     ("tokenizer/tokenizer.json", lambda path: path.write_text("{}"), "pipeline"),
     ("text_encoder/config.json", with_values(lambda values: values.update(hidden_size=[])), "pipeline"),
+    ("text_encoder/config.json", Path.unlink, "text_encoder has weights and no config.json"),
 ]
 
 

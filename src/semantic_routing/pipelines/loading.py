@@ -31,6 +31,9 @@ def load_pipeline(
     folder = Path(resolve_pipeline(name))
     for path in sorted(folder.glob("*/*config.json")):
         read_json_object(path)  # diffusers would take what is no object for a name on the hub
+    for path in sorted(folder.glob("*/*.safetensors")):
+        if not (path.parent / "config.json").is_file():  # transformers would invent a model of many GiB
+            raise ValueError(f"{path.parent} has weights and no config.json.")
     with one_sentence(f"The pipeline {name}"):
         pipeline = SemanticRoutingPipeline.from_pretrained(name, dtype=getattr(torch, dtype), use_safetensors=True)
     for part, component in pipeline.components.items():

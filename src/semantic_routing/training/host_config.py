@@ -69,8 +69,11 @@ class AdaptConfig(RunConfig):
             raise ValueError("training.fp8 is for models of our own, not for hosts")
         if self.training.lora_rank:
             raise ValueError("training.lora_rank is for models of our own; a host has host.lora_rank")
-        if self.optimizer.muon_learning_rate is not None:
-            raise ValueError("optimizer.muon_learning_rate is for models of our own; hosts are trained by AdamW")
+        if self.optimizer.muon_learning_rate is not None and self.host.trained == "nothing":
+            raise ValueError(
+                "optimizer.muon_learning_rate is for matrices of the host's blocks, and host.trained is 'nothing': set "
+                "it to text or all, or leave the rate out"
+            )
         if isinstance(self.data.source, LatentsSource):
             raise ValueError("data.source latents is for models of our own; a host encodes its images itself")
         return self

@@ -1,6 +1,7 @@
 """AdamW, with a rate of its own for the fusion, and Muon for the blocks' matrices if wanted, as one optimizer."""
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,8 +50,12 @@ def build_optimizer(
 
 
 def takes_muon(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a matrix of attention or MLP: not a modulation, which starts at zero for a reason."""
-    return name.startswith("blocks.") and parameter.ndim == 2 and "modulation" not in name
+    """Whether a parameter is a matrix of a block's attention or MLP, in our models as in hosts.
+
+    Modulations, which hosts keep in their norms, start near zero for a reason, and tables are no matrices.
+    """
+    matrix = parameter.ndim == 2 and name.endswith(".weight") and "modulation" not in name and "norm" not in name
+    return matrix and re.search(r"(blocks|layers)\.\d+\.", name) is not None
 
 
 class SharedMuon(torch.optim.Muon):

@@ -230,6 +230,36 @@ def test_any_loader_knows_a_saved_pipeline(pipe: SemanticRoutingPipeline, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_single_file_of_weights(pipe: SemanticRoutingPipeline, tmp_path: Path, dtype: torch.dtype | None) -> None:
+    pipe.save_pretrained(tmp_path)
+    file = (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").rename(tmp_path / "moved.safetensors")
+    made = SemanticRoutingPipeline.from_single_file(file, config=tmp_path, dtype=dtype)
+    for name, tensor in made.transformer.state_dict().items():
+        want = pipe.transformer.state_dict()[name]
+        kept = dtype is None or name.startswith("fusion.")
+        assert tensor.equal(want if kept else want.to(dtype)), name
+    made.set_progress_bar_config(disable=True)
+    if dtype is None:
+        assert sample(made).equal(sample(pipe))
+
+
+def test_single_files_that_do_not_fit(pipe: SemanticRoutingPipeline, tmp_path: Path) -> None:
+    pipe.transformer.save_pretrained(tmp_path)
+    load = SemanticRoutingTransformer2DModel.from_single_file
+    tensors = pipe.transformer.state_dict()
+    assert load(tensors, config=tmp_path).config.num_blocks == pipe.transformer.config.num_blocks
+    with pytest.raises(ValueError, match="config is None"):
+        load(tensors)
+    renamed = {f"model.{name}": tensor for name, tensor in tensors.items()}
+    with pytest.raises(ValueError, match=r"lack 'blocks\.0.*sroute convert"):
+        load(renamed, config=str(tmp_path))
+    with pytest.raises(ValueError, match="hold 'one_more'"):
+        load(tensors | {"one_more": torch.zeros(1)}, tmp_path)
+    with pytest.raises(ValueError, match=r"nothing\.safetensors is neither"):
+        load(tmp_path / "nothing.safetensors", tmp_path)
+
+
 def test_caches_know_the_step(pipe: SemanticRoutingPipeline) -> None:
     nn.init.normal_(pipe.transformer.proj_out.weight)
     times: list[float] = []

@@ -84,9 +84,20 @@ def test_a_schedule_moves_both_rates() -> None:
     assert module.weight.equal(before)
 
 
-def test_modulations_are_adamw_s() -> None:
-    assert not takes_muon("blocks.0.modulation.linear.weight", nn.Parameter(normal(4, 4)))
-    assert not takes_muon("context_embedder.linear.weight", nn.Parameter(normal(4, 4)))
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("blocks.0.modulation.linear.weight", False),
+        ("context_embedder.linear.weight", False),
+        ("host.transformer_blocks.0.attn2.to_k.weight", True),  # PixArt, Sana
+        ("host.layers.3.feed_forward.linear_1.weight", True),  # Lumina 2
+        ("host.transformer_blocks.0.scale_shift_table", False),
+        ("host.transformer_blocks.0.norm1.linear.weight", False),  # Flux
+        ("host.caption_projection.linear_1.weight", False),
+    ],
+)
+def test_muon_takes_blocks_but_no_modulations_and_tables(name: str, taken: bool) -> None:
+    assert takes_muon(name, nn.Parameter(normal(4, 4))) == taken
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (8, 8), (4, 12)])

@@ -1,11 +1,14 @@
 """What the diffusion transformers have in common: everything but where text enters."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PatchEmbed
@@ -106,6 +109,55 @@ class DiffusionTransformer2DModel(
     def enable_cache(self, config: Any) -> None:
         """Lets a step cache of `diffusers` leave out work; see `step_caches.fitted`."""
         super().enable_cache(fitted(config))
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path_or_dict: str | Path | dict[str, Tensor],
+        config: str | Path | None = None,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> "DiffusionTransformer2DModel":
+        """A model from one file of its weights, as peers in `diffusers` have it.
+
+        Args:
+            pretrained_model_link_or_path_or_dict: a file, the link of one on the hub, or tensors by name.
+            config: folder or hub name with the model's `config.json`; None is the file's own folder.
+            subfolder: of `config`.
+            dtype: of the weights; None is the file's.
+            kwargs: of the download, such as `token` or `local_files_only`.
+
+        Raises:
+            ValueError: there is no such file, or its weights are not this model's.
+        """
+        given = pretrained_model_link_or_path_or_dict
+        named = "the dictionary" if isinstance(given, dict) else str(given)
+        if config is None:
+            if isinstance(given, dict) or not Path(given).is_file():
+                raise ValueError(f"config is None, but {named} has no folder with a config.json: name one.")
+            config = Path(given).parent
+        try:
+            tensors = dict(given) if isinstance(given, dict) else load_single_file_checkpoint(named, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{named} is neither a file of weights nor a link of one on the hub.") from error
+        with init_empty_weights(include_buffers=False):
+            model: DiffusionTransformer2DModel = cls.from_config(cls.load_config(str(config), subfolder=subfolder))
+        model._fix_state_dict_keys_on_load(tensors)
+        for problem, names in (
+            ("lack", model.state_dict().keys() - tensors.keys()),
+            ("hold", tensors.keys() - model.state_dict().keys()),
+        ):
+            if names:
+                raise ValueError(
+                    f"The weights in {named} {problem} {min(names)!r}, unlike a {cls.__name__} of this configuration; "
+                    "sroute convert makes one of a checkpoint of the reference implementation."
+                )
+        if dtype is not None:
+            kept = tuple(f"{module}." for module in cls._keep_in_fp32_modules)
+            tensors = {n: t if n.startswith(kept) else t.to(dtype) for n, t in tensors.items()}
+        model.load_state_dict(tensors, assign=True)
+        return model.eval()
 
     def _add_input(self) -> None:
         """What turns latents and timesteps into image tokens and a time signal."""

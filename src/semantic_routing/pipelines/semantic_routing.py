@@ -20,6 +20,7 @@ from ..fusion.timestep_map import GateTime, TimestepMap
 from ..io.files import write_text
 from ..io.resources import resolve_pipeline
 from ..models import (
+    MODELS,
     DiffusionTransformer2DModel,
     FuseDiTTransformer2DModel,
     SemanticRoutingTransformer2DModel,
@@ -168,6 +169,27 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             resolve_pipeline(str(pretrained_model_name_or_path)), **kwargs
         )
         return pipeline
+
+    @classmethod
+    def from_single_file(
+        cls, pretrained_model_link_or_path: str | Path, config: str | Path, **kwargs: Any
+    ) -> "SemanticRoutingPipeline":
+        """A pipeline whose transformer comes from one file of weights, as peers in `diffusers` have it.
+
+        Args:
+            pretrained_model_link_or_path: a file, or the link of one on the hub.
+            config: folder or hub name of a pipeline, which everything else comes from; or `demo`.
+            kwargs: of `from_pretrained`, such as `dtype`.
+
+        Raises:
+            ValueError: there is no such file, or its weights are not of the pipeline's transformer.
+            OSError: there is no such pipeline.
+        """
+        folder = resolve_pipeline(str(config))
+        kinds = {kind.__name__: kind for kind in MODELS.values()}
+        kind = kinds[cls.load_config(folder)["transformer"][1]]
+        transformer = kind.from_single_file(pretrained_model_link_or_path, folder, "transformer", kwargs.get("dtype"))
+        return cls.from_pretrained(folder, transformer=transformer, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> "SemanticRoutingPipeline":

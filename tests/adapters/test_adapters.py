@@ -26,6 +26,7 @@ from semantic_routing.adapters import (
     release,
     remove_routing,
     save_routing,
+    set_fusion_scale,
     set_routing_scale,
     widen,
 )
@@ -53,6 +54,18 @@ def sample(host: TinyHost, **more: Any) -> torch.Tensor:
     options |= {"use_resolution_binning": False} | more
     generator = torch.Generator().manual_seed(0)
     return host.pipe(generator=generator, height=64, width=64, return_dict=False, **options)[0]
+
+
+def test_a_fusion_scale_of_0_reads_all_layers_evenly() -> None:
+    host = routed("PixArtSigmaPipeline", gain=0.3)
+    trained = sample(host)
+    set_fusion_scale(host.pipe, 0.0)
+    even = sample(host)
+    set_fusion_scale(host.pipe, 1.0)
+    assert sample(host).equal(trained)
+    nn.init.zeros_(find_routing(host.pipe).fusion.beta)
+    torch.testing.assert_close(sample(host), even)
+    assert (even - trained).abs().max() > 1e-4
 
 
 def test_the_context_is_the_mixture_at_the_host_s_scale() -> None:

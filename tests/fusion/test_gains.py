@@ -7,7 +7,15 @@ import torch
 from example_fusions import EXAMPLES, SIZES, make
 from torch import Tensor
 
-from semantic_routing.fusion import FUSIONS, SemanticRouter, gains_of, read_gains, write_gains
+from semantic_routing.fusion import (
+    FUSIONS,
+    RoutedFusion,
+    SemanticRouter,
+    check_scale,
+    gains_of,
+    read_gains,
+    write_gains,
+)
 
 LAYERS, BLOCKS = SIZES["num_layers"], SIZES["num_blocks"]
 NUMBERS = [2, 4, 6, 8, 10]
@@ -119,3 +127,34 @@ def test_as_written_on_a_command_line() -> None:
 def test_gains_that_cannot_be(gains: dict[object, float], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         gains_of(gains, NUMBERS, BLOCKS)
+
+
+CONVEX = [name for name in FUSIONS if issubclass(kind := FUSIONS.find(name), RoutedFusion) and kind.convex]
+
+
+@pytest.mark.parametrize("strategy", CONVEX)
+@torch.no_grad()
+def test_a_scale_goes_along_the_line_from_the_plain_mean_of_layers(strategy: str) -> None:
+    def scaled(scale: float, gains: Tensor | None = None) -> Tensor:
+        return router(router.prepare(STACK, reused=True)._replace(scale=scale, gains=gains), TIMES, STATE, 1)
+
+    router = router_of(strategy)
+    trained = context(router, None)
+    mean = torch.nn.functional.layer_norm(STACK, (8,)).mean(1).expand_as(trained)
+    assert scaled(1).equal(router(router.prepare(STACK, reused=True), TIMES, STATE, 1))
+    torch.testing.assert_close(scaled(0), mean)
+    for scale in (0.3, 2.5, -1.0):
+        torch.testing.assert_close(scaled(scale), mean + scale * (trained - mean), rtol=1e-4, atol=1e-5)
+    gains = gains_of({"all": 0, 8: 1}, NUMBERS, BLOCKS)
+    torch.testing.assert_close(scaled(0, gains).norm(dim=-1), mean.norm(dim=-1))
+
+
+def test_scales_that_cannot_be_are_refused() -> None:
+    assert sorted({*FUSIONS} - {*CONVEX}) == ["bundles", "concat", "layer-attention", "signed"]
+    with pytest.raises(ValueError, match=r"A fusion scale of 2 needs a convex mixture of layers, but .* has Signed"):
+        check_scale(2.0, router_of("signed").fusion)
+    with pytest.raises(ValueError, match=r"has no fusion: expected 1"):
+        check_scale(0.0, None)
+    with pytest.raises(ValueError, match=r"is a finite number, not nan"):
+        check_scale(math.nan, router_of("joint").fusion)
+    check_scale(1.0, router_of("concat").fusion)

@@ -33,12 +33,13 @@ def make(language_models: Callable[[str], Path]) -> Callable[..., SemanticRoutin
     return pipeline
 
 
-def sample(pipeline: SemanticRoutingPipeline, gains: Any = None) -> Tensor:
+def sample(pipeline: SemanticRoutingPipeline, gains: Any = None, scale: float = 1.0) -> Tensor:
     return pipeline(
         ["a red circle", "two blue squares"],
         num_inference_steps=2,
         generator=torch.Generator().manual_seed(0),
         layer_gains=gains,
+        fusion_scale=scale,
         output_type="latent",
         return_dict=False,
     )[0]
@@ -61,9 +62,24 @@ def test_one_layer_alone_is_a_model_of_that_layer(make: Callable[..., Any]) -> N
     torch.testing.assert_close(sample(pipeline), alone, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("strategy", ["depth-wise", "joint", "state-wise"])
+def test_a_scale_of_0_is_a_model_that_reads_all_layers_evenly(make: Callable[..., Any], strategy: str) -> None:
+    pipeline = make(SemanticRoutingTransformer2DModel(strategy=strategy, **TRANSFORMER_SIZES))
+    plain, mean, louder = (sample(pipeline, scale=scale) for scale in (1.0, 0.0, 3.0))
+    assert (louder - plain).abs().max() > 1e-4
+    assert sample(pipeline).equal(plain)
+    for parameter in pipeline.transformer.fusion.parameters():
+        parameter.data.zero_()
+    even = sample(pipeline)
+    torch.testing.assert_close(mean, even)
+    assert (even - plain).abs().max() > 1e-4
+
+
 def test_what_cannot_be_is_said(make: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"Layer 5 has a gain but is not read: the model reads \[1, 2, 3, 4\]"):
         sample(make(SemanticRoutingTransformer2DModel(strategy="static", **TRANSFORMER_SIZES)), {5: 0})
     sizes = {**TRANSFORMER_SIZES, "num_text_layers": 2, "text_channels": 32}
     with pytest.raises(ValueError, match="this transformer has none"):
         sample(make(FuseDiTTransformer2DModel(**sizes)), {1: 0})
+    with pytest.raises(ValueError, match="has no fusion: expected 1"):
+        sample(make(FuseDiTTransformer2DModel(**sizes)), scale=0.0)

@@ -93,10 +93,14 @@ def test_compare_two_settings(page: Any) -> None:
     open_tab(page, "Compare")
     page.get_by_label("number input for Steps").last.fill("2")
     page.get_by_label("B: layer gains").fill("all=0,1=1")
+    page.get_by_label("number input for B: fusion scale").fill("0.5")
     page.get_by_role("button", name="Compare", exact=True).click()
     page.locator("#comparison table").wait_for()
     assert page.locator("#comparison img").count() == 12
-    assert page.locator("#comparison h3").nth(1).inner_text() == "B: demo · guidance 2 · layers all=0,1=1"
+    assert (
+        page.locator("#comparison h3").nth(1).inner_text()
+        == "B: demo · guidance 2 · layers all=0,1=1 · fusion scale 0.5"
+    )
     assert fits(page)
 
 

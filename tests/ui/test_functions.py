@@ -65,6 +65,7 @@ def test_pictures_are_those_of_the_command(models: Models, tmp_path: Path) -> No
         ({"steps": 0}, "Steps must be a whole number from 1 to 200, not 0"),
         ({"size": 2048}, "Size must be a whole number from 1 to 1024, not 2048"),
         ({"guidance": float("nan")}, "Guidance must be from 0 to 20, not nan"),
+        ({"fusion_scale": 5}, "Fusion scale must be from 0 to 4, not 5"),
         ({"layer_gains": "three"}, "Gains are written LAYER=FACTOR"),
     ],
 )
@@ -140,8 +141,8 @@ def test_differences() -> None:
 
 def test_comparisons_share_their_noise(models: Models) -> None:
     steps: list[tuple[int, int]] = []
-    plain, louder = Side("demo", "", 2.0), Side("demo", "all=0,1=1", 2.0)
-    html = compare(models, "a cat", [plain, plain, louder], 7, 2, 2, on_step=lambda *done: steps.append(done))
+    plain, other = Side("demo", "", 2.0), Side("demo", "all=0,1=1", 2.0, 0.5)
+    html = compare(models, "a cat", [plain, plain, other], 7, 2, 2, on_step=lambda *done: steps.append(done))
     assert steps[0] == (1, 6)
     assert steps[-1] == (6, 6)
     a0, a1, b0, b1, c0, _, *differences = [np.asarray(picture) for picture in pictures_in(html)]
@@ -150,6 +151,7 @@ def test_comparisons_share_their_noise(models: Models) -> None:
     assert (a0 != c0).any()
     assert not differences[0].any()
     assert differences[2].any()
+    assert "C: demo · guidance 2 · layers all=0,1=1 · fusion scale 0.5" in html
     assert "<table" not in html  # nothing to judge
 
 

@@ -6,7 +6,16 @@
 >>> save_routing(pipe, "my-routing")  # doctest: +SKIP
 """
 
-from .attach import add_routing, attach, detach, find_routing, remove_routing, set_layer_gains, set_routing_scale
+from .attach import (
+    add_routing,
+    attach,
+    detach,
+    find_routing,
+    remove_routing,
+    set_fusion_scale,
+    set_layer_gains,
+    set_routing_scale,
+)
 from .capture import capture, release, widen
 from .hosts import HOSTS, Host
 from .routing import Routing
@@ -25,6 +34,7 @@ __all__ = [
     "release",
     "remove_routing",
     "save_routing",
+    "set_fusion_scale",
     "set_layer_gains",
     "set_routing_scale",
     "widen",

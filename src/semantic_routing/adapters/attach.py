@@ -7,7 +7,7 @@ from typing import TypeAlias
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ..fusion import FUSIONS, FusionSizes, LayerGains, check_fusion, gains_of
+from ..fusion import FUSIONS, FusionSizes, LayerGains, check_fusion, check_scale, gains_of
 from ..io.arguments import check_arguments
 from ..text import resolve_layers
 from .capture import Capture, EncoderSizes, capture, release
@@ -177,6 +177,17 @@ def set_layer_gains(target: Routable, gains: LayerGains | None) -> None:
     if gains is not None:
         gains_of(gains, routing.layers, len(routing.gain))
     routing.layer_gains = gains
+
+
+def set_fusion_scale(target: Routable, scale: float) -> None:
+    """How far the fusion's weights lie from the plain mean of layers: 1 is as trained, see `fusion.check_scale`.
+
+    Raises:
+        ValueError: the model or pipeline is not routed, or its fusion is no convex mixture.
+    """
+    routing = find_routing(target)
+    check_scale(scale, routing.fusion)
+    routing.fusion_scale = float(scale)
 
 
 @contextmanager

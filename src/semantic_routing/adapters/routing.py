@@ -137,6 +137,7 @@ class Routing(nn.Module):
         self.gain = nn.Parameter(torch.zeros(fusion.sizes.num_blocks))
         self.scale = 1.0
         self.layer_gains: LayerGains | None = None
+        self.fusion_scale = 1.0
         self.entry, self.time = Argument.of(model, host.entry), Argument.of(model, "timestep")
         self.mask = Argument.of(model, host.mask) if host.mask else None
         self.readers: list[TextReader] = []
@@ -209,12 +210,13 @@ class Routing(nn.Module):
         return (
             self.scale,
             repr(self.layer_gains),
+            self.fusion_scale,
             *((id(p), p._version) for module in modules for p in module.parameters(recurse=False)),
         )
 
     def residuals(self, step: Step) -> list[Float[Tensor, "batch text_tokens block_channels"]]:
         """What is added to the text of each block."""
-        prepared = self.fusion.prepare(step.layers, step.mask)
+        prepared = self.fusion.prepare(step.layers, step.mask)._replace(scale=self.fusion_scale)
         if self.layer_gains is not None:
             gains = gains_of(self.layer_gains, self.layers, len(self.gain))
             prepared = prepared._replace(gains=gains.to(step.wide.device))

@@ -33,6 +33,12 @@ def command(
             "in block 2.",
         ),
     ] = None,
+    fusion_scale: Annotated[
+        float,
+        typer.Option(
+            help="How far fusion weights lie from the plain mean of layers: 1 as trained, 0 the mean, 2 twice as far."
+        ),
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 8,
     save_steps: Annotated[
         bool, typer.Option("--save-steps", help="Write an animated PNG of the steps beside each image.")
@@ -64,5 +70,6 @@ def command(
         device,
         gains,
         save_steps,
+        fusion_scale,
     )
     typer.echo(f"Wrote {len(written)} images and grid.png to {out}")

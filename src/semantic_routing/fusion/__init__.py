@@ -25,7 +25,7 @@ from .routed import PAPER_STRATEGIES, RoutedFusion, ScaledTime
 # isort: split
 from .bundles import Bundles
 from .concat import Concat
-from .gains import LayerGains, fuse_with_gains, gains_of, read_gains, write_gains
+from .gains import LayerGains, check_scale, fuse_with_gains, gains_of, read_gains, write_gains
 from .head_wise import HeadWise
 from .key_value import KeyValueWise
 from .layer_attention import LayerAttention
@@ -59,6 +59,7 @@ __all__ = [
     "TextFusion",
     "TokenWise",
     "check_fusion",
+    "check_scale",
     "fuse_with_gains",
     "gains_of",
     "read_gains",

@@ -68,6 +68,7 @@ class Prepared(NamedTuple):
         normalized: whether the features are normalized already.
         blank: rows that had no real token at all; None where there is none. All their positions count as real.
         gains: factors of layers, one row for all blocks or one a block, see `fusion.gains`; None where all are 1.
+        scale: how far the weights of a convex mixture lie from the plain mean of layers, see `fusion.check_scale`.
     """
 
     features: Float[Tensor, "batch layers text_tokens text_channels"]
@@ -75,6 +76,7 @@ class Prepared(NamedTuple):
     normalized: bool = False
     blank: Bool[Tensor, " batch"] | None = None
     gains: Float[Tensor, "blocks layers"] | None = None
+    scale: float = 1.0
 
     def rows(self, index: Int[Tensor, " rows"]) -> "Prepared":
         """The prompts at `index`, which may repeat."""

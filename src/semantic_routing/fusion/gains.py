@@ -1,4 +1,4 @@
-"""Routing as a knob: layers scaled, dropped or heard alone while sampling."""
+"""Routing as a knob: layers scaled, dropped or heard alone, and routing exaggerated or undone, while sampling."""
 
 import math
 import re
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .contract import Moment, Prepared, TextFusion
+from .routed import RoutedFusion
 
 LayerKey = int | Literal["all"]
 GainKey = LayerKey | tuple[int, LayerKey]
@@ -70,6 +71,28 @@ def write_gains(gains: LayerGains) -> str:
     """Gains as `read_gains` reads them."""
     names = ((f"{key[0]}:{key[1]}" if isinstance(key, tuple) else str(key), gain) for key, gain in gains.items())
     return ",".join(f"{name}={gain:g}" for name, gain in names)
+
+
+def check_scale(scale: float, fusion: TextFusion | None) -> None:
+    """Refuses a fusion scale that cannot be.
+
+    A scale s turns the weights α of L layers into 1/L + s (α − 1/L): 1 is as trained, 0 the plain mean of layers, more
+    than 1 exaggerates what was learned. The weights still sum to 1.
+
+    Args:
+        scale: what the user asks for.
+        fusion: whose weights are scaled; None where a model has none.
+
+    Raises:
+        ValueError: the scale is not a finite number, or not 1 while the fusion is no convex mixture of layers.
+    """
+    if not math.isfinite(scale):
+        raise ValueError(f"The fusion scale is a finite number, not {scale}.")
+    if scale != 1 and not (isinstance(fusion, RoutedFusion) and fusion.convex):
+        kind = "no fusion" if fusion is None else type(fusion).__name__
+        raise ValueError(
+            f"A fusion scale of {scale:g} needs a convex mixture of layers, but this model has {kind}: expected 1."
+        )
 
 
 def fuse_with_gains(

@@ -28,10 +28,12 @@ MOST_RANK = 4096
 class RoutedFusion(TextFusion):
     """Mixes normalized layers by the softmax of logits, which a subclass gives.
 
-    `layer_axes` names the axis over layers of each parameter that has one, so that `keep_layers` can cut it.
+    `layer_axes` names the axis over layers of each parameter that has one, so that `keep_layers` can cut it. A subclass
+    whose weights are no softmax, and need not sum to 1, says `convex = False`.
     """
 
     layer_axes: ClassVar[dict[str, int]] = {}
+    convex: ClassVar[bool] = True
 
     def __init__(self, sizes: FusionSizes, **options: object) -> None:
         super().__init__(sizes)
@@ -57,6 +59,9 @@ class RoutedFusion(TextFusion):
     def forward(self, prepared: Prepared, moment: Moment) -> Float[Tensor, "blocks batch text_tokens text_channels"]:
         """The mixtures of all blocks."""
         weights = self.layer_weights(prepared, moment)
+        if prepared.scale != 1:
+            mean = 1 / weights.shape[-1]
+            weights = mean + prepared.scale * (weights - mean)
         if prepared.gains is not None:
             weights = weights * prepared.gains
         return (combine if prepared.normalized else fuse)(weights, prepared.features)

@@ -20,6 +20,7 @@ class Signed(RoutedFusion):
 
     varies_with = frozenset({"block"})
     layer_axes: ClassVar[dict[str, int]] = {"z": 1}
+    convex = False
 
     def __init__(self, sizes: FusionSizes) -> None:
         super().__init__(sizes)

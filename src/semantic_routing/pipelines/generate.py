@@ -42,6 +42,7 @@ def generate_files(
     device: str | None = None,
     layer_gains: LayerGains | None = None,
     save_steps: bool = False,
+    fusion_scale: float = 1.0,
 ) -> list[Path]:
     """Writes `00000-0.png` (prompt 0, image 0) and so on, and `grid.png` with a row a prompt; returns the images.
 
@@ -63,6 +64,7 @@ def generate_files(
         device: None is cuda where there is one.
         layer_gains: factors of language-model layers, see `fusion.LayerGains`.
         save_steps: write `00000-0-steps.png` too, an animation of the image after each step.
+        fusion_scale: how far fusion weights lie from the plain mean of layers, see `fusion.check_scale`.
 
     Raises:
         ValueError: there is no prompt, or the pipeline cannot be loaded.
@@ -85,12 +87,14 @@ def generate_files(
             guidance_scale=guidance,
             num_images_per_prompt=images_per_prompt,
             layer_gains=layer_gains,
+            fusion_scale=fusion_scale,
             generator=[torch.Generator().manual_seed(seed + i) for _ in batch for i in range(images_per_prompt)],
             callback_on_step_end=_keep(frames) if save_steps else None,
             return_dict=False,
         )[0]
         gains = None if layer_gains is None else write_gains(layer_gains)
-        settings = {"negative_prompt": negative_prompt, "layer_gains": gains, "dtype": dtype}
+        own = None if fusion_scale == 1 else fusion_scale
+        settings = {"negative_prompt": negative_prompt, "layer_gains": gains, "fusion_scale": own, "dtype": dtype}
         metadata = describe_settings(loaded, pipeline, made[0].size, settings)
         for number, image in enumerate(made):
             prompt, i = divmod(number, images_per_prompt)

@@ -26,6 +26,7 @@ class SampledText:
         self.features = features
         self.rows = torch.tensor(list(rows))
         self._gains: Float[Tensor, "blocks layers"] | None = None
+        self._scale = 1.0
         self._prepared: Any = None
         self._context: TextContext | ContextOfState | None = None
 
@@ -58,13 +59,14 @@ class SampledText:
         transformer: DiffusionTransformer2DModel,
         device: torch.device,
         gains: Float[Tensor, "blocks layers"] | None = None,
+        scale: float = 1.0,
     ) -> None:
-        """Does what depends on the texts alone."""
+        """Does what depends on the texts alone; `gains` and `scale` are those of `fusion.Prepared`."""
         self.features, self.rows = self.features.to(device, transformer.dtype), self.rows.to(device)
-        self._gains = gains
+        self._gains, self._scale = gains, scale
         self._prepared, self._context = transformer.prepare_text(*self.features, reused=True), None
-        if gains is not None:
-            self._prepared = self._prepared._replace(gains=gains.to(device))
+        if gains is not None or scale != 1:
+            self._prepared = self._prepared._replace(gains=None if gains is None else gains.to(device), scale=scale)
 
     def context(
         self, transformer: DiffusionTransformer2DModel, timestep: Float[Tensor, " one"], lora_scale: float = 1.0
@@ -96,7 +98,7 @@ class SampledText:
             return
         mask = self.features.mask[self.rows]
         self.features, self.rows = TextFeatures(embeds, mask), torch.arange(len(embeds), device=mask.device)
-        self.prepare(transformer, mask.device, self._gains)
+        self.prepare(transformer, mask.device, self._gains, self._scale)
 
 
 def given_features(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..flow import guide, velocity
-from ..fusion import LayerGains, gains_of
+from ..fusion import LayerGains, check_scale, gains_of
 from ..fusion.timestep_map import GateTime, TimestepMap
 from ..io.files import write_text
 from ..io.resources import resolve_pipeline
@@ -294,6 +294,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         latents: Float[Tensor, "images channels latent_height latent_width"] | None = None,
         timestep_map: GateTime | None = None,
         layer_gains: LayerGains | None = None,
+        fusion_scale: float = 1.0,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -324,6 +325,8 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
                 pipeline's own map, where one was saved with it.
             layer_gains: factors of language-model layers by their numbers, such as {3: 0, 5: 2}, in every block or in
                 one, see `fusion.LayerGains`; a token's context stays as large as without them.
+            fusion_scale: how far fusion weights lie from the plain mean of layers: 1 is as trained, 0 the plain mean,
+                more than 1 exaggerates, see `fusion.check_scale`.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: return an `ImagePipelineOutput`, else a tuple.
             callback_on_step_end: called with (pipeline, step, timestep, tensors) and may return changed tensors.
@@ -343,6 +346,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
         self._check_options(steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
         check_scheduler(self.scheduler)
         gains = self._gains(layer_gains)
+        check_scale(fusion_scale, getattr(self.transformer, "fusion", None))
         self._guidance_scale, self._attention_kwargs, self._interrupt = scale, attention_kwargs, False
         device = self._execution_device
         given = given_features(self.transformer, prompt, prompt_embeds, prompt_attention_mask)
@@ -360,7 +364,7 @@ class SemanticRoutingPipeline(DiffusionPipeline, CogView4LoraLoaderMixin):
             self.prompt_encoder, given or prompts, negatives if self.do_classifier_free_guidance else None,
             num_images_per_prompt,
         )  # fmt: skip
-        text.prepare(self.transformer, device, gains)
+        text.prepare(self.transformer, device, gains, fusion_scale)
         set_steps(self.scheduler, steps, sigmas, device)
         latents, timesteps = self._begin(latents, generator)
         gate_time = timestep_map or self._saved_map or (lambda timestep: timestep)

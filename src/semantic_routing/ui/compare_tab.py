@@ -15,6 +15,7 @@ from .forms import (
     guidance_slider,
     images_slider,
     prompt_box,
+    scale_slider,
     seed_box,
     sentences,
     steps_slider,
@@ -33,8 +34,8 @@ VISIBLE = 16
 """Of 255, in a difference as it is drawn."""
 NOT_MEASURED = paragraph("What false captions cost can be measured for prompts of Scenes that have such captions.")
 EXPLAINED = paragraph(
-    "Choose what differs between the sides: the pipeline, the gains of layers, or the guidance. All sides start from "
-    "the same noise."
+    "Choose what differs between the sides: the pipeline, the gains of layers, the fusion scale (1 as trained, 0 the "
+    "plain mean of layers, more exaggerates), or the guidance. All sides start from the same noise."
 )
 
 
@@ -44,11 +45,13 @@ class Side(NamedTuple):
     pipeline: str
     layer_gains: str
     guidance: float
+    fusion_scale: float = 1.0
 
     def title(self, letter: str) -> str:
         """How the side is called above its pictures."""
         gains = f" · layers {self.layer_gains}" if self.layer_gains.strip() else ""
-        return f"{letter}: {self.pipeline} · guidance {self.guidance:g}{gains}"
+        scale = "" if self.fusion_scale == 1 else f" · fusion scale {self.fusion_scale:g}"
+        return f"{letter}: {self.pipeline} · guidance {self.guidance:g}{gains}{scale}"
 
 
 def compare(
@@ -79,7 +82,9 @@ def compare(
     if len(sides) < 2:
         raise ValueError(f"A comparison needs two sides or more, but {len(sides)} has a pipeline.")
     settings = [
-        Settings(prompt, side.pipeline, "", seed, images, steps, side.guidance, size, side.layer_gains)
+        Settings(
+            prompt, side.pipeline, "", seed, images, steps, side.guidance, size, side.layer_gains, side.fusion_scale
+        )
         for side in sides
         for size in [models.defaults(side.pipeline).size]
     ]
@@ -151,7 +156,8 @@ def add(models: Models, defaults: Defaults) -> None:
                 offered = names if letter in SIDES[:2] else [NONE, *names]
                 pipeline = gr.Dropdown(offered, value=name, label=f"{letter}: pipeline")
                 gains = gains_box(f"{letter}: layer gains")
-                sides += [pipeline, gains, guidance_slider(defaults.guidance, f"{letter}: guidance (1 is none)")]
+                scale = scale_slider(f"{letter}: fusion scale (1 as trained)")
+                sides += [pipeline, gains, guidance_slider(defaults.guidance, f"{letter}: guidance (1 is none)"), scale]
     with gr.Row():
         images, steps, seed = images_slider(), steps_slider(defaults.steps), seed_box()
     information = gr.Checkbox(label="Measure what false captions cost (prompts of Scenes)")
@@ -163,7 +169,8 @@ def add(models: Models, defaults: Defaults) -> None:
         prompt: str, seed: int, images: int, steps: int, information: bool,
         *values: Any, progress: gr.Progress = PROGRESS,
     ) -> str:  # fmt: skip
-        given = [Side(*values[start : start + 3]) for start in range(0, len(values), 3)]
+        width = len(Side._fields)
+        given = [Side(*values[start : start + width]) for start in range(0, len(values), width)]
         asked = [side for side in given if side.pipeline != NONE]
         return compare(models, prompt, asked, seed, images, steps, information, steps_told(progress))
 

@@ -11,7 +11,7 @@ from ..io.messages import sentence_of
 from ..scenes import SKILLS
 from .html import escaped
 from .models import Models
-from .settings import MOST_CHARACTERS, MOST_GUIDANCE, MOST_IMAGES, MOST_SEED, MOST_STEPS
+from .settings import MOST_CHARACTERS, MOST_FUSION_SCALE, MOST_GUIDANCE, MOST_IMAGES, MOST_SEED, MOST_STEPS
 
 ONE_AT_A_TIME = {"concurrency_id": "computing", "concurrency_limit": 1}
 """Of events that compute: all users and tabs wait in one line for the machine."""
@@ -70,6 +70,11 @@ def steps_slider(steps: int) -> gr.Slider:
 def guidance_slider(guidance: float, label: str = "Guidance (1 is none)") -> gr.Slider:
     """Scale of classifier-free guidance."""
     return gr.Slider(0, MOST_GUIDANCE, guidance, step=0.5, label=label)
+
+
+def scale_slider(label: str) -> gr.Slider:
+    """How far fusion weights lie from the plain mean of layers."""
+    return gr.Slider(0, MOST_FUSION_SCALE, 1, step=0.25, label=label)
 
 
 def gains_box(label: str) -> gr.Textbox:

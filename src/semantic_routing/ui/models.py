@@ -115,6 +115,7 @@ class Models:
                 guidance_scale=float(settings.guidance),
                 num_images_per_prompt=settings.images,
                 layer_gains=settings.gains,
+                fusion_scale=float(settings.fusion_scale),
                 generator=[torch.Generator().manual_seed(settings.seed + i) for i in range(settings.images)],
                 callback_on_step_end=after_step,
                 return_dict=False,

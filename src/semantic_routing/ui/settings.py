@@ -16,6 +16,7 @@ MOST_IMAGES = 16
 MOST_STEPS = 200
 MOST_PIXELS = 1024
 MOST_GUIDANCE = 20.0
+MOST_FUSION_SCALE = 4.0
 MOST_SEED = 2**32 - 1
 
 
@@ -33,6 +34,7 @@ class Settings:
         guidance: scale of classifier-free guidance.
         size: pixels a side.
         layer_gains: factors of language-model layers as on the command line, such as `3=0,5=2`.
+        fusion_scale: how far fusion weights lie from the plain mean of layers, see `fusion.check_scale`.
 
     Raises:
         ValueError: there is no prompt, or a value is beyond its limits.
@@ -47,6 +49,7 @@ class Settings:
     guidance: float = 2.0
     size: int = 32
     layer_gains: str = ""
+    fusion_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
@@ -62,8 +65,12 @@ class Settings:
         ):
             if not isinstance(number, int) or not least <= number <= most:
                 raise ValueError(f"{name} must be a whole number from {least} to {most}, not {brief(number)}.")
-        if not isinstance(self.guidance, int | float) or not 0 <= self.guidance <= MOST_GUIDANCE:
-            raise ValueError(f"Guidance must be from 0 to {MOST_GUIDANCE:g}, not {brief(self.guidance)}.")
+        for name, value, largest in (
+            ("Guidance", self.guidance, MOST_GUIDANCE),
+            ("Fusion scale", self.fusion_scale, MOST_FUSION_SCALE),
+        ):
+            if not isinstance(value, int | float) or not 0 <= value <= largest:
+                raise ValueError(f"{name} must be from 0 to {largest:g}, not {brief(value)}.")
         self.gains  # noqa: B018 (raises for gains that cannot be read)
 
     @property

@@ -4,13 +4,11 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any
 
 from torch.utils.data import DataLoader
 
 from ..io.messages import LONGEST, StoppedError
-
-T = TypeVar("T")
 
 DEAD = re.compile(r"exited unexpectedly")  # torch's words
 FAILED = "Caught "  # torch's first word of what was raised in a process
@@ -21,8 +19,8 @@ class DataWorkerError(StoppedError):
     """A process that reads data died."""
 
 
-def batches(loader: DataLoader[T]) -> Iterator[T]:
-    """The batches of a loader, which may have processes that read.
+def batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader, which may have processes that read; its `collate_fn` decides what a batch is.
 
     Raises:
         DataWorkerError: one of them died, most often because the machine had no memory left.
@@ -32,7 +30,7 @@ def batches(loader: DataLoader[T]) -> Iterator[T]:
     found = iter(loader)
     if threading.current_thread() is threading.main_thread():
         # torch would raise the death of a process anywhere; the read below notices it as well.
-        signal.signal(signal.SIGCHLD, handler)
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
     while True:
         try:
             batch = next(found)

@@ -47,6 +47,9 @@ def test_a_row_without_any_token_is_marked_and_reads_all_positions() -> None:
     assert prepared.mask.tolist() == [[True] * 4, [True, True, False, False]]
     assert prepared.blank is not None
     assert prepared.blank.tolist() == [True, False]
+    rows = prepared.rows(torch.tensor([1, 0, 0]))
+    assert rows.blank is not None
+    assert rows.blank.tolist() == [False, True, True]
 
 
 def test_rows_may_repeat() -> None:

@@ -14,7 +14,9 @@ from semantic_routing.pipelines import SemanticRoutingPipeline
 from semantic_routing.training import NonFiniteLossError, checkpoint, train
 from semantic_routing.training.config import Config
 from semantic_routing.training.export import export_pipeline
+from semantic_routing.training.subject import OwnModel
 from semantic_routing.training.trainer import Trainer, make_trainer
+from semantic_routing.training.validation_loss import ValidationLoss
 
 FILES = ("model", "ema", "optimizer")
 Make = Callable[..., Config]
@@ -89,6 +91,28 @@ def test_validation_images_change_nothing(make: Make) -> None:
     assert same(plain, watched)
     samples = sorted(path.name for path in (watched.parent / "samples").iterdir())
     assert samples == ["step-00000002.png", "step-00000004.png"]
+
+
+def test_validation_is_of_the_averaged_weights(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, loss, seen = OwnModel.images, ValidationLoss.__call__, []
+
+    def watched_images(subject: OwnModel, options: Any) -> Any:
+        seen.append(subject.transformer.proj_out.weight.detach().clone())
+        return images(subject, options)
+
+    def watched_loss(measure: ValidationLoss, model: Any) -> Any:
+        seen.append(model.proj_out.weight.detach().clone())
+        return loss(measure, model)
+
+    monkeypatch.setattr(OwnModel, "images", watched_images)
+    monkeypatch.setattr(ValidationLoss, "__call__", watched_loss)
+    values = make(steps=2).model_dump()
+    values["validation"] = {"every": 2, "prompts": ["a star"], "num_inference_steps": 1}
+    values["validation"] |= {"loss_every": 2, "loss_examples": 1}
+    final = train(Config.model_validate(values))
+    raw, averaged = (load_file(final / f"{name}.safetensors")["proj_out.weight"] for name in ("model", "ema"))
+    assert not averaged.equal(raw)
+    assert [weight.equal(averaged) for weight in seen] == [True, True]
 
 
 def test_an_occupied_folder_is_left_alone(make: Make) -> None:

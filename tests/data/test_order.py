@@ -40,6 +40,12 @@ def test_an_epoch_has_every_example_once_and_goes_shard_by_shard() -> None:
 def test_a_set_within_one_window_is_permuted_as_a_whole() -> None:
     whole = [Order(np.array([140]), 3, 140)[number] for number in range(300)]
     assert [Order(SHARDS, 3, 200)[number] for number in range(300)] == whole
+    assert whole[:140] != whole[140:280], "each epoch has an order of its own"
+
+
+def test_each_window_has_an_order_of_its_own() -> None:
+    order = Order(np.array([32]), seed=3, window=16)
+    assert [order[place] for place in range(16)] != [order[place] - 16 for place in range(16, 32)]
 
 
 def test_batches_are_of_one_bucket_in_the_shares_of_the_examples() -> None:

@@ -52,6 +52,12 @@ def test_a_row_without_any_token_is_marked_and_reads_all_positions() -> None:
     assert rows.blank.tolist() == [False, True, True]
 
 
+def test_padding_on_the_left_is_no_reason_to_cut_tokens_on_the_right() -> None:
+    prepared = make("static").prepare(features(1, LAYERS, 4, 8), torch.tensor([[0, 0, 1, 0]]))
+    assert prepared.mask is not None
+    assert prepared.mask.tolist() == [[False, False, True]]
+
+
 def test_rows_may_repeat() -> None:
     mask = torch.tensor([[True, True, True], [True, False, False]])
     prepared = make("static").prepare(features(2, LAYERS, 3, 8), mask)

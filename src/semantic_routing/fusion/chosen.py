@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from ..io.messages import brief
 from .combine import normalize
 from .contract import FusionSizes, Prepared, TextFusion
 
@@ -30,7 +31,7 @@ def choose_layers(layers: Layers, num_layers: int, stacked: bool = False) -> lis
     if layers == "all":
         return list(range(num_layers))
     if isinstance(layers, str) or layers == []:
-        raise ValueError(f"layers must be a number of layers, a list of positions or 'all', not {layers!r}.")
+        raise ValueError(f"layers must be a number of layers, a list of positions or 'all', not {brief(layers)}.")
     if not isinstance(layers, int):
         return places(layers, num_layers, stacked)
     if not 1 <= layers <= num_layers:

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..io.files import sha256
+from ..io.messages import brief
 from .depth import first_layers, layer_stack, run_layers, without_heads
 from .feature_cache import FeatureCache, fingerprint
 from .feature_memory import FeatureMemory
@@ -89,7 +90,7 @@ def resolve_layers(layers: str | int | Sequence[int], num_hidden_layers: int) ->
             raise ValueError(f"Cannot take the last {layers} layers of {num_hidden_layers}: expected 1 or more.")
         return list(range(num_hidden_layers + 1 - layers, num_hidden_layers + 1))
     if isinstance(layers, str) or not layers:
-        raise ValueError(f"Layers must be 'all', a number or a non-empty list of indices, not {layers!r}.")
+        raise ValueError(f"Layers must be 'all', a number or a non-empty list of indices, not {brief(layers)}.")
     for layer in layers:
         if not -num_hidden_layers - 1 <= layer <= num_hidden_layers:
             raise ValueError(f"Layer {layer} is out of range: the language model has layers 0 to {num_hidden_layers}.")
@@ -147,7 +148,7 @@ class TextEncoder:
         if chat_template and not getattr(tokenizer, "chat_template", None):
             raise ValueError(f"chat_template is set, but {type(tokenizer).__name__} comes without a template.")
         if last_layer not in LAST_LAYER:
-            raise ValueError(f"last_layer must be 'normalized' or 'raw', not {last_layer!r}.")
+            raise ValueError(f"last_layer must be 'normalized' or 'raw', not {brief(last_layer)}.")
         model = without_heads(model)
         self.layers = self.resolve(layers, model.config)
         depth = self.layers_computed(self.layers, model.config)

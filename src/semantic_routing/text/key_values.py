@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 
+from ..io.messages import brief
 from .encoder import TextEncoder
 
 # Their layers rotate keys in two halves, as the image side does; those of Qwen3 normalize keys first.
@@ -39,7 +40,7 @@ class KeyValueEncoder(TextEncoder):
                 raise ValueError(f"Cannot take the last {layers} layers of {count}.")
             layers = list(range(count - layers, count))
         if isinstance(layers, str) or not layers:
-            raise ValueError(f"Layers must be 'all', a number or a non-empty list of numbers, not {layers!r}.")
+            raise ValueError(f"Layers must be 'all', a number or a non-empty list of numbers, not {brief(layers)}.")
         for layer in layers:
             if not -count <= layer < count:
                 raise ValueError(f"Layer {layer} is out of range: the language model has layers 0 to {count - 1}.")

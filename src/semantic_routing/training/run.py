@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from ..io.extras import how_to_install
 from ..io.files import JsonObject, sync, write_json, write_text
 from ..io.jsonl import append_line, read_lines, write_lines
+from ..io.messages import brief
 from ..io.versions import versions
 from .checkpoint import checkpoint_folders, make_way
 from .config import RunConfig
@@ -28,7 +29,7 @@ def check_trackers(names: Sequence[str]) -> None:
     known, installed = {"all", *LOGGER_TYPE_TO_CLASS}, {"all", *map(str, get_available_trackers())}
     for name in names:
         if name not in known:
-            raise ValueError(f"training.trackers: expected some of {', '.join(sorted(known))}, not {name!r}.")
+            raise ValueError(f"training.trackers: expected some of {', '.join(sorted(known))}, not {brief(name)}.")
         if name not in installed:
             raise ValueError(
                 f"training.trackers: the package of the tracker {name!r} is not installed: {how_to_install(name)}"

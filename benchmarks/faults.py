@@ -112,8 +112,9 @@ def parts(folder: Path, kills: int, inputs: int, seed: int) -> Iterator[Part]:
         seed: of all of it.
     """
     samples, config = make_samples(folder)
-    for kind in KINDS:
-        count = inputs // 10 if kind == "pipelines" else (inputs - inputs // 10) // (len(KINDS) - 1)
+    others = inputs - inputs // 10
+    for number, kind in enumerate(KINDS):  # pipelines last
+        count = inputs // 10 if kind == "pipelines" else (others + number) // (len(KINDS) - 1)
         for first in range(0, count, INPUTS_A_PART):
             numbers = range(first, min(first + INPUTS_A_PART, count))
             place = folder / "damaged" / f"{kind}-{first}"

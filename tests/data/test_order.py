@@ -123,5 +123,11 @@ def test_shapes_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     source = FolderSource(path=write_images(tmp_path / "set", 4, (20, 10))).open(16, 0)
     first = fill_buckets(source, [(8, 8), (16, 8)])
     assert first.examples == [0, 4]
+    (kept,) = tmp_path.glob("sizes-*.safetensors")
+    whole = kept.read_bytes()
+    for damaged in (b"", whole[:-1]):  # is looked at again
+        kept.write_bytes(damaged)
+        assert fill_buckets(source, [(8, 8), (16, 8)]).examples == [0, 4]
+        assert kept.read_bytes() == whole
     monkeypatch.setattr(type(source), "picture_size", None)
     assert fill_buckets(source, [(8, 8), (16, 8)]).of_example.tolist() == first.of_example.tolist()

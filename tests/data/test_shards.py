@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from semantic_routing.data import BrokenExampleError, WebDatasetSource
+from semantic_routing.data import BrokenExampleError, ExampleStream, WebDatasetSource
 from semantic_routing.data import shards as shards_module
 from semantic_routing.data.shards import INDEX, find_files, index_shards
 from semantic_routing.io.images import encode_png
@@ -119,6 +120,37 @@ def broken_set(folder: Path) -> Path:
     damaged.write_bytes(content)
     (folder / "zipped.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     return folder
+
+
+def test_memory_does_not_grow_with_shards_or_epochs(tmp_path: Path) -> None:
+    """10,000 shards that are one file under many names, so that they are indexed soon."""
+    tar = write_tar(tmp_path / "one.tar", pairs(0, 1))
+    part = shards_module._index_shard(str(tar), tar.name, tar.stat().st_size)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    names = [f"{number:05d}.tar" for number in range(10_000)]
+    for name in names:
+        (folder / name).symlink_to(tar)
+    shards_module._save(folder / INDEX, [part._replace(shard=part.shard._replace(name=name)) for name in names])
+    source = opened(folder)
+    assert source.length == 10_000
+    stream = ExampleStream(source, 4, 0, window=256)
+
+    def held(first: int) -> tuple[int, int]:
+        """What reading leaves: bytes of Python's, and files that are open or mapped."""
+        for number in range(first, first + 100):
+            stream[number]
+        own = Path("/proc/self")
+        files = len(list((own / "fd").iterdir())) + len((own / "maps").read_text().splitlines())
+        return tracemalloc.get_traced_memory()[0], files
+
+    tracemalloc.start()
+    memory, files = max(held(0), held(10_000))  # of two epochs the order is kept
+    for first in (25_000, 123_456):
+        more, more_files = held(first)
+        assert more - memory < 2**16
+        assert more_files - files < 20
+    tracemalloc.stop()
 
 
 def test_what_is_no_example_is_left_out_and_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from huggingface_hub import cached_assets_path
 from jaxtyping import Int, Num
 from rich.console import Console
 from rich.progress import track
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
@@ -153,11 +155,21 @@ def _picture_sizes(source: Source, num_workers: int) -> Int[np.ndarray, "example
         return _scan(source, length, num_workers)
     path = cached_assets_path("semantic-routing", "data") / f"sizes-{sha256(identity)}.safetensors"
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
+        found = _remembered(path, length)
+        if found is None:
+            found = _scan(source, length, num_workers)
             with whole_file(path) as partial:
-                save_file({"sizes": _scan(source, length, num_workers)}, partial)
-        found: Int[np.ndarray, "examples 2"] = load_file(path)["sizes"]
+                save_file({"sizes": found}, partial)
     return found
+
+
+def _remembered(path: Path, length: int) -> Int[np.ndarray, "examples 2"] | None:
+    """The sizes in a file; None where there is none that is whole."""
+    try:
+        found: Int[np.ndarray, "examples 2"] = load_file(path)["sizes"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    return found if found.shape == (length, 2) else None
 
 
 def _scan(source: Source, length: int, num_workers: int) -> Int[np.ndarray, "examples 2"]:

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from semantic_routing.evaluation.result import Measure, Tally, summarize
+from semantic_routing.experiments import ablation
 from semantic_routing.experiments.ablation import (
     AblationOptions,
     Trial,
@@ -21,6 +25,7 @@ from semantic_routing.experiments.ablation import (
 from semantic_routing.experiments.ablation_cost import cost_table, match_parameters
 from semantic_routing.experiments.ablation_page import loss_table, main_table, write_ablation
 from semantic_routing.fusion import FUSIONS
+from semantic_routing.io.messages import StoppedError
 from semantic_routing.io.user_code import import_user_code
 from semantic_routing.training.checkpoint import checkpoint_step, list_checkpoints
 from semantic_routing.training.config import load_config
@@ -273,3 +278,17 @@ def test_processes_of_their_own_know_the_users_fusions(config, tmp_path):
         FUSIONS._items.pop("own-uniform")
     results = [(trial.folder / "information" / "results.jsonl").read_text() for trial in trials]
     assert results[0] == results[1]
+
+
+def die(*trial):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_one_sentence(monkeypatch):
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    monkeypatch.setattr(ablation, "run_trial", die)
+    with pytest.raises(
+        StoppedError, match=r"A process that trains died, .* to go on, with fewer"
+    ):
+        run_ablation([None, None], OPTIONS, jobs=2)

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
 from ..fusion import FUSIONS, PAPER_STRATEGIES
+from ..io.messages import StoppedError
 from ..io.user_code import import_user_code, imported
 from ..models import MODELS
 from ..training import train
@@ -219,6 +221,9 @@ def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | 
         trials: what to do.
         options: of sampling and scoring.
         jobs: trials at a time, each with a device of its own where there are several; None is one a device.
+
+    Raises:
+        StoppedError: the process of a trial died.
     """
     devices = torch.cuda.device_count()
     jobs = min(jobs or max(devices, 1), len(trials))
@@ -233,7 +238,13 @@ def run_ablation(trials: Sequence[Trial], options: AblationOptions, jobs: int | 
         queue.put(str(number % devices) if devices else "")
     with ProcessPoolExecutor(jobs, context, _start_process, (queue, imported())) as pool:
         for trial, future in [(trial, pool.submit(run_trial, trial, options)) for trial in trials]:
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise StoppedError(
+                    "A process that trains died, most often because the machine had no memory left; run the command "
+                    "again to go on, with fewer --jobs."
+                ) from error
             logger.info("%s, seed %d is done", trial.label, trial.seed)
 
 

@@ -156,7 +156,7 @@ def sana_sprint() -> TinyHost:
 def hunyuan() -> TinyHost:
     model = diffusers.HunyuanDiT2DModel(
         **HEADS, in_channels=4, patch_size=2, sample_size=8, hidden_size=16, cross_attention_dim=16,
-        cross_attention_dim_t5=CHANNELS, pooled_projection_dim=8, text_len=LENGTH, text_len_t5=LENGTH,
+        cross_attention_dim_t5=CHANNELS, pooled_projection_dim=8, text_len=77, text_len_t5=256,
         use_style_cond_and_image_meta_size=False,
     )  # fmt: skip
     bert = transformers.BertModel(
@@ -165,16 +165,17 @@ def hunyuan() -> TinyHost:
         )
     )
     pipe = diffusers.HunyuanDiTPipeline(
-        None, bert, tokenizer(), model, diffusers.DDPMScheduler(), None, None, False, t5(), tokenizer()
-    )
+        None, bert, tokenizer(77), model, diffusers.DDPMScheduler(prediction_type="v_prediction"), None, None, False,
+        t5(), tokenizer(256),
+    )  # fmt: skip
 
     def text(pipe: Any, prompts: list[str]) -> dict[str, Any]:
         own, t5s = (
             pipe.encode_prompt(
-                prompts, "cpu", torch.float32, do_classifier_free_guidance=False, max_sequence_length=LENGTH,
+                prompts, "cpu", torch.float32, do_classifier_free_guidance=False, max_sequence_length=length,
                 text_encoder_index=index,
             )
-            for index in (0, 1)
+            for index, length in ((0, 77), (1, 256))
         )  # fmt: skip
         names = ("encoder_hidden_states", "text_embedding_mask")
         return {names[0]: own[0], names[1]: own[2], f"{names[0]}_t5": t5s[0], f"{names[1]}_t5": t5s[2]}
@@ -200,17 +201,34 @@ def ltx() -> TinyHost:
     return TinyHost(pipe, masked, lambda n: latents(n, 8, 4) | {"num_frames": 2, "height": 2, "width": 2})
 
 
+class Trusting:
+    """A safety checker, which the pipeline insists on."""
+
+    def to(self, device: Any) -> None:
+        pass
+
+    def check_text_safety(self, text: str) -> bool:
+        return True
+
+
 def cosmos() -> TinyHost:
     model = diffusers.CosmosTransformer3DModel(
         num_attention_heads=2, attention_head_dim=12, num_layers=2, in_channels=4, out_channels=4,
-        text_embed_dim=CHANNELS, adaln_lora_dim=4, max_size=(4, 8, 8), concat_padding_mask=False,
+        text_embed_dim=CHANNELS, adaln_lora_dim=4, max_size=(4, 16, 16), concat_padding_mask=False,
         extra_pos_embed_type=None,
     )  # fmt: skip
     pipe = object.__new__(diffusers.Cosmos2TextToImagePipeline)  # its constructor wants a safety checker of the hub
     diffusers.DiffusionPipeline.__init__(pipe)
     pipe.register_modules(
-        transformer=model, text_encoder=t5(), tokenizer=tokenizer(), scheduler=EULER(), vae=None, safety_checker=None
+        transformer=model,
+        text_encoder=t5(),
+        tokenizer=tokenizer(),
+        scheduler=EULER(),
+        vae=None,
+        safety_checker=Trusting(),
     )
+    pipe.scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0, final_sigmas_type="sigma_min")
+    pipe.vae_scale_factor_spatial = 8
     return TinyHost(pipe, plain, lambda n: latents(n, 4, 1, 4, 4, time=0.5))
 
 
@@ -356,12 +374,36 @@ def make_host(name: str) -> TinyHost:
 
 
 def with_vae(name: str) -> Any:
-    """A tiny host with an autoencoder, 2 pixels a latent pixel."""
+    """A tiny host with an autoencoder of its own kind, 2 pixels a latent pixel, 8 where the pipeline takes that."""
     pipe = make_host(name).pipe
-    pipe.register_modules(vae=tiny_vae())
-    pipe.vae_scale_factor = 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if name in ("WanPipeline", "Cosmos2TextToImagePipeline"):
+            vae, factor = video_vae(), 2
+        elif name == "HunyuanDiTPipeline":
+            vae, factor = diffusers.AutoencoderKL(**BLOCKS, norm_num_groups=4, latent_channels=4), 8
+        else:
+            vae, factor = tiny_vae(), 2
+    pipe.register_modules(vae=vae.eval())
+    for attribute in ("vae_scale_factor", "vae_scale_factor_spatial"):
+        if hasattr(pipe, attribute):
+            setattr(pipe, attribute, factor)
+    pipe.resolutions, pipe.vae_scale_factor_temporal = [(32, 32)], 4
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+BLOCKS = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (8,) * 4,
+}  # fmt: skip
+
+
+def video_vae() -> nn.Module:
+    return diffusers.AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False], scale_factor_spatial=2,
+        latents_mean=[0.1, 0.0, -0.2, 0.0], latents_std=[2.0, 1.0, 0.5, 1.0],
+    )  # fmt: skip
 
 
 def with_flux_vae() -> Any:

@@ -54,8 +54,12 @@ class HostRun:
         self.model: Any
         self.model, self.encoder, self.host = parts(pipe)
         self.codec, self.options = LatentCodec(self.pipe.vae), options or {}
-        if not hasattr(pipe, "vae_scale_factor"):
-            raise ValueError(f"{type(pipe).__name__} cannot be used for images: it makes videos.")
+        factors = [
+            getattr(pipe, name) for name in ("vae_scale_factor", "vae_scale_factor_spatial") if hasattr(pipe, name)
+        ]
+        if not factors:
+            raise ValueError(f"{type(pipe).__name__} cannot be used for images: it makes videos, from rows of latents.")
+        self.factor = int(factors[0])
         if size is None:
             side = self.model.config.get("sample_size")
             if not isinstance(side, int):
@@ -65,34 +69,44 @@ class HostRun:
 
     @property
     def sides(self) -> dict[str, int]:
-        """What the pipeline is asked for: without an autoencoder it counts pixels as if there were one."""
-        side = self.size // self.codec.downsampling * int(self.pipe.vae_scale_factor)
-        return {"height": side, "width": side}
+        """What the pipeline is asked for: without an autoencoder it counts pixels as if there were one.
+
+        Of a pipeline that makes videos that is one frame.
+        """
+        side = self.size // self.codec.downsampling * self.factor
+        frames = {"num_frames": 1} if "num_frames" in inspect.signature(type(self.pipe).__call__).parameters else {}
+        return {"height": side, "width": side, **frames}
 
     def call(self, prompts: Sequence[str]) -> HostCall:
         """How the model is called for prompts, without guidance."""
         return host_call(self.pipe, list(prompts), **self.sides, **self.options)
 
     def packed(self, latents: Latents, call: HostCall) -> Latents:
-        """Latents in the shape that the model takes: Flux has them as rows of patches.
+        """Latents in the shape that the model takes: rows of patches, or a video of one frame.
 
         Raises:
             ValueError: they do not come into that shape.
         """
         wanted, pack = call.image_shape, getattr(self.pipe, "_pack_latents", None)
-        made: Tensor = pack(latents, *latents.shape) if pack and len(wanted) == 3 else latents
-        if tuple(made.shape) != wanted:
+        forms = [latents, latents.unsqueeze(2), latents.movedim(1, -1).unsqueeze(1)]
+        if pack and len(wanted) == 3:
+            forms.append(pack(latents, *latents.shape))
+        found = next((form for form in forms if tuple(form.shape) == wanted), None)
+        if found is None:
             raise ValueError(
-                f"{type(self.pipe).__name__} cannot be used for images: its model takes latents of shape {wanted}, "
-                f"and its autoencoder makes {tuple(latents.shape)}."
+                f"{type(self.pipe).__name__} cannot be used for images of {self.size} x {self.size} pixels: its model "
+                f"takes latents of shape {wanted}, and its autoencoder makes {tuple(latents.shape)}."
             )
-        return made
+        return found
 
     def unpacked(self, latents: Latents) -> Latents:
         """The inverse of `packed`."""
-        if latents.ndim != 3:
+        if latents.ndim == 5:  # Kandinsky has channels last
+            return latents[:, :, 0] if latents.shape[1] == self.codec.channels else latents[:, 0].movedim(-1, 1)
+        if latents.ndim == 4:
             return latents
-        made: Tensor = self.pipe._unpack_latents(latents, *self.sides.values(), int(self.pipe.vae_scale_factor))
+        sides = self.sides
+        made: Tensor = self.pipe._unpack_latents(latents, sides["height"], sides["width"], self.factor)
         return made
 
     def predict(self, call: HostCall, noisy: Latents, timestep: Float[Tensor, " images"], module: nn.Module) -> Latents:
@@ -105,7 +119,8 @@ class HostRun:
             module: the model, or what wraps it.
         """
         args, kwargs = call.at(noisy.to(self.model.dtype), own_time(self.host, self.model, timestep))
-        output: Tensor = module(*args, **kwargs | {"return_dict": False})[0]
+        made = module(*args, **kwargs | {"return_dict": False})
+        output: Tensor = made if isinstance(made, Tensor) else made[0]  # Kandinsky gives no tuple
         return output.chunk(2, dim=1)[0] if output.shape[1] == 2 * noisy.shape[1] else output
 
     @property
@@ -129,14 +144,14 @@ class HostRun:
                 guidance_scale=guidance,
                 **{name: value for name, value in options.items() if name in taken},
             )
-            ends.append(made.images.float().cpu())
+            ends.append(made[0].float().cpu())  # `images`, `image` or `frames`
         return torch.cat(ends)
 
     @torch.no_grad()
     def pictures(self, latents: Latents) -> UInt8[np.ndarray, "images height width 3"]:
         """Pictures of final latents, packed or not."""
         images = self.codec.decode(self.unpacked(latents).to(self.model.device)).float()
-        values = self.pipe.image_processor.postprocess(images, output_type="np")
+        values = (images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
         made: np.ndarray = (values * 255).round().astype(np.uint8)
         return made
 

@@ -1,7 +1,7 @@
 """Between images and what the DiT denoises: latents of an autoencoder, or the images themselves where there is none."""
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
@@ -16,11 +16,11 @@ class PosteriorCodec:
     """Draws latents from an autoencoder's posteriors, which may have been computed ahead.
 
     Args:
-        scaling_factor: of the autoencoder.
-        shift_factor: of the autoencoder.
+        scaling_factor: of the autoencoder; one for all channels, or one a channel.
+        shift_factor: of the autoencoder, as well.
     """
 
-    def __init__(self, scaling_factor: float, shift_factor: float) -> None:
+    def __init__(self, scaling_factor: float | Tensor, shift_factor: float | Tensor) -> None:
         self.scaling_factor = scaling_factor
         self.shift_factor = shift_factor
 
@@ -37,16 +37,18 @@ class LatentCodec:
     """Encodes and decodes images in [-1, 1].
 
     Args:
-        vae: an `AutoencoderKL` or `AutoencoderDC`, or None to denoise pixels.
+        vae: None to denoise pixels. To an `AutoencoderKLWan`, which is made for videos, an image is one frame.
     """
 
-    def __init__(self, vae: AutoencoderKL | AutoencoderDC | None = None) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC | AutoencoderKLWan | None = None) -> None:
         self.vae = vae
 
     @property
     def channels(self) -> int:
         """Latent channels."""
-        return 3 if self.vae is None else int(self.vae.config.latent_channels)
+        if self.vae is None:
+            return 3
+        return int(self.vae.config["z_dim" if isinstance(self.vae, AutoencoderKLWan) else "latent_channels"])
 
     @property
     def downsampling(self) -> int:
@@ -54,6 +56,8 @@ class LatentCodec:
         if self.vae is None:
             return 1
         config = self.vae.config
+        if isinstance(self.vae, AutoencoderKLWan):
+            return int(config.scale_factor_spatial)
         blocks = config.encoder_block_out_channels if isinstance(self.vae, AutoencoderDC) else config.block_out_channels
         return int(2 ** (len(blocks) - 1))
 
@@ -63,7 +67,7 @@ class LatentCodec:
             return images
         if isinstance(self.vae, AutoencoderDC):  # which has one latent an image and no posterior
             return self._latent(images) * self.vae.config.scaling_factor
-        return PosteriorCodec(self.vae.config.scaling_factor, self._shift).encode(self.posteriors(images), generators)
+        return PosteriorCodec(*self._scale_and_shift(images.device)).encode(self.posteriors(images), generators)
 
     @torch.no_grad()
     def _latent(self, images: Images) -> Latents:
@@ -72,16 +76,27 @@ class LatentCodec:
     @torch.no_grad()
     def posteriors(self, images: Images) -> Posteriors:
         """Mean and log-variance of what the autoencoder makes of each image, in its own dtype."""
-        return self.vae.encode(images.to(self.vae.dtype)).latent_dist.parameters  # type: ignore[union-attr]
+        images = images.to(self.vae.dtype)  # type: ignore[union-attr]
+        if isinstance(self.vae, AutoencoderKLWan):
+            return self.vae.encode(images[:, :, None]).latent_dist.parameters[:, :, 0]
+        return self.vae.encode(images).latent_dist.parameters  # type: ignore[union-attr]
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Images:
         """Images of latents."""
         if self.vae is None:
             return latents
-        z = latents / self.vae.config.scaling_factor + self._shift
-        return self.vae.decode(z.to(self.vae.dtype), return_dict=False)[0]
+        scale, shift = self._scale_and_shift(latents.device)
+        z = (latents / scale + shift).to(self.vae.dtype)
+        if isinstance(self.vae, AutoencoderKLWan):
+            return self.vae.decode(z[:, :, None], return_dict=False)[0][:, :, 0]
+        return self.vae.decode(z, return_dict=False)[0]
 
-    @property
-    def _shift(self) -> float:
-        return self.vae.config.get("shift_factor") or 0.0  # type: ignore[union-attr]
+    def _scale_and_shift(self, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
+        """What makes latents of a size that a model likes: (z − shift) · scale."""
+        config = self.vae.config  # type: ignore[union-attr]
+        if isinstance(self.vae, AutoencoderKLWan):
+            mean, std = (torch.tensor(config[name], device=device)[:, None, None] for name in
+                         ("latents_mean", "latents_std"))  # fmt: skip
+            return 1 / std, mean
+        return config.scaling_factor, config.get("shift_factor") or 0.0

@@ -155,18 +155,15 @@ class HostSubject(Subject):
         sizes = {**self.run.sides, "num_inference_steps": options.num_inference_steps}
         if accepts(type(self.pipe).__call__, "use_resolution_binning"):
             sizes["use_resolution_binning"] = False
-        images = self.pipe(
+        latents = self.pipe(
             prompt=options.prompts,
             guidance_scale=options.guidance_scale,
             generator=generators(options),
-            output_type="pil" if self.pipe.vae is not None else "latent",
+            output_type="latent",
             **sizes,
             **self.config.host.options,
-        ).images
-        found: list[Image.Image] = images
-        if self.pipe.vae is None:
-            found = self.pipe.image_processor.postprocess(images.float(), output_type="pil")
-        return found
+        )[0]
+        return [Image.fromarray(picture) for picture in self.run.pictures(latents)]
 
     def save(self, checkpoint: Path, folder: Path) -> None:
         """Writes what was trained, with the averaged weights of a checkpoint."""

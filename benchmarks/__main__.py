@@ -19,6 +19,7 @@ QUICK = {
     "training": "--width 256 --blocks 12 --text-layers 12 --rounds 2",
     "training_speed": "--batch-size 16 --rounds 1 --no-compile --seen 1000",
     "one_image": "--rounds 10",
+    "routed_host": "--width 384 --blocks 6 --rounds 4",
     "gpu_training": "",
 }
 

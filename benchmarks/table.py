@@ -20,6 +20,7 @@ ROWS = (
     "training",
     "training_speed",
     "one_image",
+    "routed_host",
     "gpu_training",
     "geneval_scoring",
 )

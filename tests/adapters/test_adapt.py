@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import normal
-from tiny_hosts import EULER, LENGTH, PROMPTS, TinyHost, first, make_host, with_flux_vae, with_vae
+from tiny_hosts import EULER, LENGTH, PROMPTS, TinyHost, first, make_host, with_packing_vae, with_vae
 
 from semantic_routing.adapters import find_routing, load_routing, remove_routing
 from semantic_routing.adapters.call import host_call, own_time, runs_backward
@@ -173,9 +173,10 @@ def test_noise_is_added_as_the_host_s_scheduler_does() -> None:
     assert drawn.max() > 800
 
 
-def test_flux_takes_latents_as_tokens(make_config: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = make_config("FluxPipeline", "run", "training.steps=2")
-    pipe = with_flux_vae()
+@pytest.mark.parametrize("name", ["FluxPipeline", "ChromaPipeline", "QwenImagePipeline"])
+def test_hosts_that_take_latents_as_tokens(make_config: Adapted, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    config = make_config(name, "run", "training.steps=2")
+    pipe = with_packing_vae(name)
     monkeypatch.setattr(host, "load_host", lambda name, dtype: pipe)
     adapt(config)
     assert find_routing(pipe).gain.any()

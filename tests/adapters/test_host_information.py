@@ -1,10 +1,12 @@
 """What `information` asks of hosts: predictions by their own schedulers, and their own text."""
 
+from types import SimpleNamespace
+
 import diffusers
 import pytest
 import torch
 from tiny import normal
-from tiny_hosts import with_flux_vae, with_vae
+from tiny_hosts import with_packing_vae, with_vae
 
 from semantic_routing.adapters import add_routing, find_routing
 from semantic_routing.adapters.run import HostRun
@@ -53,12 +55,43 @@ def test_a_perfect_host_gives_the_data(monkeypatch: pytest.MonkeyPatch, name: st
     torch.testing.assert_close(made, data, atol=1e-4, rtol=1e-4)
 
 
-def test_latents_as_rows_of_patches_come_back() -> None:
-    run = HostRun(with_flux_vae(), 16, OPTIONS["FluxPipeline"])
+@pytest.mark.parametrize("name", ["FluxPipeline", "QwenImagePipeline"])
+def test_latents_as_rows_of_patches_come_back(name: str) -> None:
+    run = HostRun(with_packing_vae(name), 16, OPTIONS["FluxPipeline"])
     data = normal(2, 4, 8, 8, seed=0)
     packed = run.packed(data, run.call(["a star", "a circle"]))
     assert packed.shape == (2, 16, 16)
     torch.testing.assert_close(run.unpacked(packed), data)
+    images = run.codec.decode(data)
+    assert images.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("WanPipeline", (1, 4, 1, 16, 16)), ("Kandinsky5T2IPipeline", (1, 1, 16, 16, 4))],
+)
+def test_images_are_videos_of_one_frame(name: str, shape: tuple[int, ...]) -> None:
+    run = HostRun(with_vae(name), 32, {"max_sequence_length": 60})
+    data = normal(1, 4, 16, 16, seed=0)
+    packed = run.packed(data, run.call(["a star"]))
+    assert packed.shape == shape
+    assert run.unpacked(packed).equal(data)
+    ends = run.sample(["a star"], packed, 2, 1.0)
+    assert run.pictures(ends).shape == (1, 32, 32, 3)
+
+
+def test_a_video_autoencoder_s_latents_have_a_mean_and_spread_for_each_channel() -> None:
+    codec = HostRun(with_vae("WanPipeline"), 32).codec
+    images = normal(1, 3, 16, 16, seed=1).clamp(-1, 1)
+    posterior = codec.vae.encode(images[:, :, None]).latent_dist
+    codec.vae.encode = lambda given: SimpleNamespace(
+        latent_dist=SimpleNamespace(parameters=torch.cat([posterior.mean, torch.full_like(posterior.mean, -60)], 1))
+    )
+    latents = codec.encode(images, [torch.Generator().manual_seed(0)])
+    mean, std = (torch.tensor(codec.vae.config[name])[:, None, None] for name in ("latents_mean", "latents_std"))
+    torch.testing.assert_close(latents, (posterior.mean[:, :, 0] - mean) / std)
+    decoded = codec.vae.decode(posterior.mean, return_dict=False)[0][:, :, 0]
+    torch.testing.assert_close(codec.decode(latents), decoded)
 
 
 def test_a_fresh_fusion_changes_no_nat_and_a_trained_one_does() -> None:

@@ -89,6 +89,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(host: TinyHost) -> None
         nn.init.normal_(parameter, std=0.3)
     host.model.train()
     one, other = host.inputs(PROMPTS), host.inputs(PROMPTS[::-1])
+    for inputs in (one, other):
+        inputs.pop("attention_mask", None)  # diffusers 0.42.1 forgets it in Chroma's single blocks when checkpointing
 
     def gradients() -> list[Tensor]:
         routing.zero_grad()

@@ -336,10 +336,45 @@ def flux() -> TinyHost:
         return {"encoder_hidden_states": text, "pooled_projections": pooled, "txt_ids": ids}
 
     def image(count: int) -> dict[str, Any]:
-        places = torch.stack([torch.zeros(4), torch.arange(4) // 2, torch.arange(4) % 2], dim=1)
-        return latents(count, 4, 4, time=0.5) | {"img_ids": places, "guidance": None}
+        return latents(count, 4, 4, time=0.5) | {"img_ids": places(), "guidance": None}
 
     return TinyHost(pipe, text, image)
+
+
+def places() -> Tensor:
+    return torch.stack([torch.zeros(4), torch.arange(4) // 2, torch.arange(4) % 2], dim=1)
+
+
+def chroma(channels: int = 4) -> TinyHost:
+    model = diffusers.ChromaTransformer2DModel(
+        **HEADS, num_single_layers=2, in_channels=channels, joint_attention_dim=CHANNELS, axes_dims_rope=(4, 2, 2),
+        approximator_num_channels=8, approximator_hidden_dim=16, approximator_layers=1,
+    )  # fmt: skip
+    pipe = diffusers.ChromaPipeline(EULER(), None, t5(), tokenizer(), model)
+
+    def text(pipe: Any, prompts: list[str]) -> dict[str, Any]:
+        text, ids, mask, _, _, _ = pipe.encode_prompt(
+            prompts, device="cpu", do_classifier_free_guidance=False, max_sequence_length=LENGTH
+        )
+        mask = pipe._prepare_attention_mask(len(prompts), 4, torch.float32, mask)
+        return {"encoder_hidden_states": text, "txt_ids": ids, "attention_mask": mask}
+
+    return TinyHost(pipe, text, lambda n: latents(n, 4, channels, time=0.5) | {"img_ids": places()})
+
+
+def qwen_image(channels: int = 4) -> TinyHost:
+    model = diffusers.QwenImageTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=12, num_layers=2, in_channels=channels, out_channels=channels // 4,
+        joint_attention_dim=CHANNELS, axes_dims_rope=(4, 4, 4),
+    )  # fmt: skip
+    pipe = diffusers.QwenImagePipeline(EULER(), None, qwen(), tokenizer(64), model)
+    pipe.prompt_template_encode, pipe.prompt_template_encode_start_idx = "draw a draw {}", 3
+
+    def text(pipe: Any, prompts: list[str]) -> dict[str, Any]:
+        text, mask = pipe.encode_prompt(prompts, device="cpu", max_sequence_length=LENGTH)
+        return {"encoder_hidden_states": text, "encoder_hidden_states_mask": mask}
+
+    return TinyHost(pipe, text, lambda n: latents(n, 4, channels, time=0.5) | {"img_shapes": [[(1, 2, 2)]] * n})
 
 
 MAKERS: dict[str, Callable[[], TinyHost]] = {
@@ -356,6 +391,8 @@ MAKERS: dict[str, Callable[[], TinyHost]] = {
     "Lumina2Pipeline": lumina2,
     "StableDiffusion3Pipeline": stable_diffusion_3,
     "FluxPipeline": flux,
+    "ChromaPipeline": chroma,
+    "QwenImagePipeline": qwen_image,
 }
 
 
@@ -399,11 +436,25 @@ BLOCKS = {
 }  # fmt: skip
 
 
+VIDEO = {
+    "base_dim": 4, "z_dim": 4, "dim_mult": [1, 1], "num_res_blocks": 1, "temperal_downsample": [False],
+    "latents_mean": [0.1, 0.0, -0.2, 0.0], "latents_std": [2.0, 1.0, 0.5, 1.0],
+}  # fmt: skip
+
+
 def video_vae() -> nn.Module:
-    return diffusers.AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False], scale_factor_spatial=2,
-        latents_mean=[0.1, 0.0, -0.2, 0.0], latents_std=[2.0, 1.0, 0.5, 1.0],
-    )  # fmt: skip
+    return diffusers.AutoencoderKLWan(**VIDEO, scale_factor_spatial=2)
+
+
+def with_packing_vae(name: str) -> Any:
+    """A tiny host whose latents of 4 channels are rows of patches of 2 pixels, with its own kind of autoencoder."""
+    if name == "FluxPipeline":
+        return with_flux_vae()
+    pipe = (chroma if name == "ChromaPipeline" else qwen_image)(16).pipe
+    vae = tiny_vae() if name == "ChromaPipeline" else diffusers.AutoencoderKLQwenImage(**VIDEO)
+    pipe.register_modules(vae=vae)
+    pipe.vae_scale_factor = 2
+    return pipe
 
 
 def with_flux_vae() -> Any:

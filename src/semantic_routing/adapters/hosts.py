@@ -35,7 +35,7 @@ class Host(NamedTuple):
         blocks: a pattern of the names of the modules that read text.
         argument: their argument that holds it.
         text_first: whether text positions are the first of that argument, and not the last.
-        mask: the argument of the model with the text's mask, where there is one.
+        mask: the argument of the model with the text's mask, where there is one; image positions may follow in it.
         time: what the model is called with as `timestep`, a name of `TIMES`.
         after_others: whether channels of other encoders come before those of `encoder` in the text.
         when: values of the config that this row is for.
@@ -127,6 +127,11 @@ HOSTS = (
          "joint_attention_dim", ("context_embedder",), r"transformer_blocks\.\d+"),
     Host("FluxTransformer2DModel", ("FluxPipeline",), "text_encoder_2", None,
          "joint_attention_dim", ("context_embedder",), r"(single_)?transformer_blocks\.\d+", time="sigma"),
+    Host("ChromaTransformer2DModel", ("ChromaPipeline",), "text_encoder", None,
+         "joint_attention_dim", ("context_embedder",), r"transformer_blocks\.\d+", mask="attention_mask", time="sigma"),
+    Host("QwenImageTransformer2DModel", ("QwenImagePipeline",), "text_encoder", -1,
+         "joint_attention_dim", ("txt_norm", "txt_in"), r"transformer_blocks\.\d+",
+         mask="encoder_hidden_states_mask", time="sigma"),
 )  # fmt: skip
 
 _PROJECTED = "its text passes a projection together with images"
@@ -144,6 +149,7 @@ REFUSED = (
     Refusal("HiDreamImageTransformer2DModel", _ALL_LAYERS),
     Refusal("Cosmos3OmniTransformer", "its blocks attend to the language model's own keys and values"),
     Refusal("DiTTransformer2DModel", "it reads class labels and no text"),
+    Refusal("ZImageTransformer2DModel", "it takes text as a list of rows of different lengths"),
 )  # fmt: skip
 
 

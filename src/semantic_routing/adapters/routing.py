@@ -182,7 +182,7 @@ class Routing(nn.Module):
         mask = layers[:, 0].any(dim=-1)  # hosts without a mask set padding to zero
         given = None if self.mask is None else self.mask.get(args, kwargs)
         if given is not None and given.ndim == 2:
-            mask = mask & (given != 0)
+            mask = mask & (given[:, : mask.shape[1]] != 0)
         time = torch.as_tensor(self.time.get(args, kwargs), device=text.device).float()
         # Some video models give each frame or patch its time, and 0 to those that are known already.
         time = time.flatten(1).amax(1) if time.ndim > 1 else time.reshape(-1)

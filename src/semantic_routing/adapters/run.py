@@ -101,13 +101,11 @@ class HostRun:
 
     def unpacked(self, latents: Latents) -> Latents:
         """The inverse of `packed`."""
+        if latents.ndim == 3:
+            latents = self.pipe._unpack_latents(latents, self.sides["height"], self.sides["width"], self.factor)
         if latents.ndim == 5:  # Kandinsky has channels last
             return latents[:, :, 0] if latents.shape[1] == self.codec.channels else latents[:, 0].movedim(-1, 1)
-        if latents.ndim == 4:
-            return latents
-        sides = self.sides
-        made: Tensor = self.pipe._unpack_latents(latents, sides["height"], sides["width"], self.factor)
-        return made
+        return latents
 
     def predict(self, call: HostCall, noisy: Latents, timestep: Float[Tensor, " images"], module: nn.Module) -> Latents:
         """What the model predicts from packed latents, at timesteps in [0, 1000]; variances are left out.

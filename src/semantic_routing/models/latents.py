@@ -1,7 +1,7 @@
 """Between images and what the DiT denoises: latents of an autoencoder, or the images themselves where there is none."""
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLWan
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
@@ -10,6 +10,10 @@ from torch import Tensor
 Images = Float[Tensor, "batch 3 height width"]
 Posteriors = Float[Tensor, "batch mean_and_log_variance latent_height latent_width"]
 Latents = Float[Tensor, "batch channels latent_height latent_width"]
+
+
+VideoAutoencoder = AutoencoderKLWan | AutoencoderKLQwenImage
+"""To them an image is a video of one frame, and each channel has a mean and a spread of its own."""
 
 
 class PosteriorCodec:
@@ -37,10 +41,10 @@ class LatentCodec:
     """Encodes and decodes images in [-1, 1].
 
     Args:
-        vae: None to denoise pixels. To an `AutoencoderKLWan`, which is made for videos, an image is one frame.
+        vae: None to denoise pixels.
     """
 
-    def __init__(self, vae: AutoencoderKL | AutoencoderDC | AutoencoderKLWan | None = None) -> None:
+    def __init__(self, vae: AutoencoderKL | AutoencoderDC | VideoAutoencoder | None = None) -> None:
         self.vae = vae
 
     @property
@@ -48,7 +52,7 @@ class LatentCodec:
         """Latent channels."""
         if self.vae is None:
             return 3
-        return int(self.vae.config["z_dim" if isinstance(self.vae, AutoencoderKLWan) else "latent_channels"])
+        return int(self.vae.config["z_dim" if isinstance(self.vae, VideoAutoencoder) else "latent_channels"])
 
     @property
     def downsampling(self) -> int:
@@ -56,8 +60,8 @@ class LatentCodec:
         if self.vae is None:
             return 1
         config = self.vae.config
-        if isinstance(self.vae, AutoencoderKLWan):
-            return int(config.scale_factor_spatial)
+        if isinstance(self.vae, VideoAutoencoder):
+            return int(config.get("scale_factor_spatial") or 2 ** len(config.temperal_downsample))
         blocks = config.encoder_block_out_channels if isinstance(self.vae, AutoencoderDC) else config.block_out_channels
         return int(2 ** (len(blocks) - 1))
 
@@ -77,7 +81,7 @@ class LatentCodec:
     def posteriors(self, images: Images) -> Posteriors:
         """Mean and log-variance of what the autoencoder makes of each image, in its own dtype."""
         images = images.to(self.vae.dtype)  # type: ignore[union-attr]
-        if isinstance(self.vae, AutoencoderKLWan):
+        if isinstance(self.vae, VideoAutoencoder):
             return self.vae.encode(images[:, :, None]).latent_dist.parameters[:, :, 0]
         return self.vae.encode(images).latent_dist.parameters  # type: ignore[union-attr]
 
@@ -88,14 +92,14 @@ class LatentCodec:
             return latents
         scale, shift = self._scale_and_shift(latents.device)
         z = (latents / scale + shift).to(self.vae.dtype)
-        if isinstance(self.vae, AutoencoderKLWan):
+        if isinstance(self.vae, VideoAutoencoder):
             return self.vae.decode(z[:, :, None], return_dict=False)[0][:, :, 0]
         return self.vae.decode(z, return_dict=False)[0]
 
     def _scale_and_shift(self, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
         """What makes latents of a size that a model likes: (z − shift) · scale."""
         config = self.vae.config  # type: ignore[union-attr]
-        if isinstance(self.vae, AutoencoderKLWan):
+        if isinstance(self.vae, VideoAutoencoder):
             mean, std = (torch.tensor(config[name], device=device)[:, None, None] for name in
                          ("latents_mean", "latents_std"))  # fmt: skip
             return 1 / std, mean

@@ -108,5 +108,6 @@ def split(
     wide: Float[Tensor, "batch text_tokens all_channels"], width: int, num_layers: int
 ) -> tuple[Float[Tensor, "batch text_tokens channels"], Float[Tensor, "batch layers text_tokens text_channels"]]:
     """The text of a host, `width` channels as it would have come without the layers, and the layers."""
-    layers = wide[..., width:].reshape(*wide.shape[:2], num_layers, -1)
+    channels = (wide.shape[-1] - width) // num_layers  # said, since there may be no token
+    layers = wide[..., width:].reshape(*wide.shape[:2], num_layers, channels)
     return wide[..., :width].contiguous(), layers.transpose(1, 2)

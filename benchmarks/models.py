@@ -58,9 +58,9 @@ class Sizes(NamedTuple):
 
 
 def make_transformer(
-    sizes: Sizes, strategy: str, device: torch.device, dtype: torch.dtype = torch.float32
+    sizes: Sizes, strategy: str, device: torch.device, dtype: torch.dtype = torch.float32, **options: Any
 ) -> SemanticRoutingTransformer2DModel:
-    """A DiT; its output layer is not zero, as it would be at the start of training."""
+    """A DiT with further options; its output layer is not zero, as it would be at the start of training."""
     with device:
         model = SemanticRoutingTransformer2DModel(
             strategy,
@@ -71,6 +71,7 @@ def make_transformer(
             in_channels=sizes.latent_channels,
             sample_size=sizes.latent_size,
             **sizes.heads,
+            **options,
         )
     torch.nn.init.normal_(model.proj_out.weight, std=0.02)
     for name, part in model.named_children():

@@ -9,6 +9,7 @@ the mixture of layers and, from it, context, keys and values of the prompt's rea
 layer further for a fusion that reads the last one, and the fusion's own work, of which `layer-attention` has the most.
 """
 
+import resource
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -50,6 +51,7 @@ def compare(
         pipeline.set_progress_bar_config(disable=True)
         sides[name] = partial(pipeline, prompt, num_inference_steps=steps, latents=noise, output_type="latent")
     seconds = common.alternate(sides, rounds, device, step_seconds)
+    faults = {name: page_faults(sample) for name, sample in sides.items()}
     flops = {name: count_flops(pipeline, tokens) for name, pipeline in pipelines.items()}
     rows = [
         Row(
@@ -63,6 +65,7 @@ def compare(
     notes = [
         f"One guided image in {steps} steps, prompt of {tokens} tokens, {common.name_of(dtype)}, no autoencoder (the "
         "same for all).",
+        f"Pages of memory that the steps waited for: {', '.join(f'{name} {n}' for name, n in faults.items())}.",
         *(
             f"{name}: {once / 1e9:.1f} GFLOP once a prompt, language model included"
             for name, (once, _) in flops.items()
@@ -82,6 +85,18 @@ def step_seconds(sample: Callable[..., object], device: torch.device) -> float:
 
     sample(callback_on_step_end=mark)
     return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def page_faults(sample: Callable[..., object]) -> int:
+    """Pages of memory that all steps but the first have to wait for; load does not change their number."""
+    faults: list[int] = []
+
+    def mark(*_: object) -> dict[str, Tensor]:
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        return {}
+
+    sample(callback_on_step_end=mark)
+    return faults[-1] - faults[0]
 
 
 def count_flops(pipeline: Any, tokens: int) -> tuple[float, float]:

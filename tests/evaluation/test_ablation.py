@@ -288,7 +288,5 @@ def test_a_process_that_dies_is_one_sentence(monkeypatch):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     monkeypatch.setattr(ablation, "run_trial", die)
-    with pytest.raises(
-        StoppedError, match=r"A process that trains died, .* to go on, with fewer"
-    ):
+    with pytest.raises(StoppedError, match=r"A process that trains died, .* to go on, with fewer"):
         run_ablation([None, None], OPTIONS, jobs=2)

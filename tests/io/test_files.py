@@ -87,3 +87,8 @@ def test_a_line_that_was_cut_short_is_left_out_and_swallows_no_other(tmp_path: P
     Ledger(path).add("2", {"text": "b"})
     assert [line["key"] for line in read_lines(path)] == ["0", "2"]
     assert Ledger(path).get("2") == json.loads(path.read_text(errors="replace").splitlines()[-1])
+
+
+def test_a_line_that_a_full_disk_does_not_take_is_named() -> None:
+    with pytest.raises(OSError, match=r"^/dev/full cannot be written: No space left on device.$"):
+        append_line(Path("/dev/full"), {"step": 1})

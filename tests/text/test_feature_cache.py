@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import CAPTIONS
 
-from semantic_routing.text import KeyValueEncoder, TextEncoder, load_language_model
+from semantic_routing.text import KeyValueEncoder, TextEncoder, feature_cache, load_language_model
 from semantic_routing.text.feature_cache import FeatureCache
 from semantic_routing.text.tiny import WORDS, tiny_tokenizer
 from semantic_routing.training import train
@@ -239,3 +240,21 @@ def test_training_is_the_same_whether_features_were_there_or_not(
     expected = load_file(whole / "model.safetensors")
     resumed = load_file(run("parts") / "model.safetensors")
     assert all(resumed[name].equal(weight) for name, weight in expected.items())
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(
+    language_models: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"cut")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(feature_cache, "save_file", full)
+    encoder = cached(tmp_path / "features", load_language_model(str(language_models("bert")), torch.float32))
+    assert_right(encoder, list(CAPTIONS))
+    (record,) = caplog.records
+    assert record.getMessage().endswith("features cannot be written and keeps nothing more: No space left on device")
+    assert list((tmp_path / "features").iterdir()) == []

@@ -27,7 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with _naming(path):
+        with naming(path):
             yield partial
             sync(partial)
             partial.replace(path)
@@ -50,7 +50,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)  # left by an interruption
     partial.mkdir(parents=True)
     try:
-        with _naming(path):
+        with naming(path):
             yield partial
             for entry in sorted(partial.rglob("*"), reverse=True):
                 sync(entry)
@@ -62,8 +62,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Says what could not be written where an error does not: that of a full disk names no file."""
+def naming(path: Path) -> Iterator[None]:
+    """Says what could not be written where an error does not: that of a full disk names no file.
+
+    Raises:
+        OSError: without `strerror`; the message is a sentence.
+    """
     try:
         yield
     except SafetensorError as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 
-from .files import JsonObject, sha256, write_text
+from .files import JsonObject, naming, sha256, write_text
 
 
 def to_line(record: JsonObject) -> str:
@@ -19,8 +19,8 @@ def write_lines(path: Path, records: Iterable[JsonObject]) -> Path:
 
 
 def append_line(path: Path, record: JsonObject) -> None:
-    """Appends one record."""
-    with path.open("a", encoding="utf-8") as file:
+    """Appends one record. Raises OSError, which names the file, where the disk is full."""
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(to_line(record))
 
 

@@ -5,6 +5,7 @@ of it, and the prompt's token ids, which hold what instruction, chat template, t
 """
 
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -22,6 +23,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 States = Float[Tensor, "layers text_tokens text_channels"]
+
+logger = logging.getLogger(__name__)
 
 # Files of the cache, complete or being written. Others in its folder are left alone.
 OWN = re.compile(r"[0-9a-f]{64}\.(safetensors|[0-9a-f]{32}\.partial)")
@@ -51,6 +54,7 @@ class FeatureCache:
             raise ValueError(f"The feature cache {folder} cannot be written: {error.strerror}.") from error
         self.folder = folder
         self.limit = limit
+        self.full = False
         self.unchecked = limit  # bytes written since the last look at the folder; at first, whatever may be there
 
     def read(self, key: str, read: Callable[[], States]) -> States:
@@ -63,9 +67,17 @@ class FeatureCache:
         return states
 
     def _save(self, path: Path, states: Tensor) -> None:
-        """Writes a file whole or not at all."""
+        """Writes a file whole or not at all; where the disk is full, from now on none."""
+        if self.full:
+            return
         partial = path.with_suffix(f".{uuid4().hex}.partial")
-        save_file({"hidden_states": states}, partial, {"checksum": _checksum(path, states)})
+        try:
+            save_file({"hidden_states": states}, partial, {"checksum": _checksum(path, states)})
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            logger.warning("The feature cache %s cannot be written and keeps nothing more: %s", self.folder, error)
+            self.full = True
+            return
         with suppress(FileNotFoundError):  # another process may have evicted it already
             partial.replace(path)
         self.unchecked += states.nbytes

@@ -47,6 +47,8 @@ class FeaturePool:
                     self._write(missing, keys, read(missing))
                     self._open(captions)
         except OSError as error:
+            if error.strerror is None:  # it says already what cannot be written
+                raise
             raise ValueError(f"The feature pool {folder} cannot be written: {error.strerror}.") from error
         self._states = {caption: self._states[captions[key]] for caption, key in keys.items()}
 

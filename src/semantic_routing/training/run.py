@@ -94,6 +94,8 @@ def prepare_run(config: RunConfig, resumed: Path | None, lock: RunLock) -> Path:
         write_json(run / VERSIONS, versions())
         write_text(run / CONFIG, config.to_yaml())
     except OSError as error:
+        if error.strerror is None:  # it says already what cannot be written
+            raise
         raise ValueError(f"The output folder {run} cannot be written: {error.strerror}.") from error
     return run
 

@@ -2,12 +2,14 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from semantic_routing.training import DataWorkerError, TrainingError, subject, train, trainer
@@ -76,22 +78,35 @@ def test_a_dead_data_worker_costs_no_step(
         assert path.read_bytes() == (last / path.name).read_bytes()
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: 9 bytes"
-        ),
-        RuntimeError("CUDA out of memory. Tried to allocate 9 bytes."),
-        MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback"),
-    ],
-)
-def test_a_lack_of_memory_says_what_helps(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def take_all_memory() -> None:
+    """The machine refuses memory, as it does where there is none left."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, hard))
+    try:
+        torch.ones(2**28)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def failing(error: Exception) -> Callable[[], None]:
     def fail() -> None:
         raise error
 
+    return fail
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        take_all_memory,
+        failing(RuntimeError("CUDA out of memory. Tried to allocate 9 bytes.")),
+        failing(MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback")),
+    ],
+)
+def test_a_lack_of_memory_says_what_helps(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], None]
+) -> None:
     with monkeypatch.context() as patch:
         at_step(patch, 3, fail)
         with pytest.raises(TrainingError, match=r"not enough memory for step 3.*: raise training.gradient_acc"):

@@ -56,6 +56,7 @@ def make_samples(folder: Path) -> tuple[Samples, Config]:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(_config_values(folder)))
     config = load_config(str(path))
+    path.write_text(config.to_yaml())  # all keys, so that each is damaged
     checkpoint = config.training.output / "checkpoint-00000002"
     in_child(lambda: train(load_config(str(path), ["training.steps=2"])))
     in_child(lambda: export_pipeline(checkpoint, folder / "pipeline"))

@@ -141,6 +141,7 @@ def test_overrides_win_over_the_file(config_file: str) -> None:
         ("optimizer.learning_rate=-1", "optimizer.learning_rate: .*greater than 0, not -1"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: .*finite.*"),
         ("flow.timestep_mean=.nan", "flow.timestep_mean: .*finite.*"),
+        ("optimizer.betas=[0.9]", r"optimizer.betas.1: this key is missing"),
         ("optimizer.betas=[0.9, 1.0]", r"optimizer.betas.1: .*less than 1, not 1.0"),
         ("training.ema_decay=1", "training.ema_decay: .*less than 1, not 1"),
         ("validation.every=5", "validation.every .*validation.prompts"),

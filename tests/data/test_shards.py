@@ -16,7 +16,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from semantic_routing.data import BrokenExampleError, ExampleStream, WebDatasetSource
+from semantic_routing.data import BrokenExampleError, BrokenExamples, ExampleStream, WebDatasetSource
 from semantic_routing.data import shards as shards_module
 from semantic_routing.data.shards import INDEX, find_files, index_shards
 from semantic_routing.io.images import encode_png
@@ -158,6 +158,10 @@ def test_what_is_no_example_is_left_out_and_named(tmp_path: Path) -> None:
     assert source.length == 8
     assert [red(source, index) for index in range(8)] == [7] * 8
     told = "\n".join(source.left_out)
+    assert len(source.left_out) > 8
+    BrokenExamples(8, 1.0, source.left_out)  # all may be broken
+    with pytest.raises(ValueError, match=r"13 of 21 examples are broken, more than data.max_broken 50.00%"):
+        BrokenExamples(8, 0.5, source.left_out)
     for sentence in (
         "empty.tar: ", "hollow.tar: the shard has no whole example", "text-only.tar: x: there is no picture with it",
         "picture-only.tar: x: there is no caption with it", "again.tar: 0007: its name came before",

@@ -144,7 +144,7 @@ def test_validation_images_may_be_oblong(run: Run, tmp_path: Path) -> None:
 
 def test_what_shards_lack_counts_as_broken(run: Run, packed: Path) -> None:
     (packed / "z.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"1 of 12 examples are broken, more than data.max_broken 1.00%: z.tar: empty"):
+    with pytest.raises(ValueError, match=r"1 of 13 examples are broken, more than data.max_broken 1.00%: z.tar: empty"):
         make_trainer(run())
 
 

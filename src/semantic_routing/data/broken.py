@@ -1,7 +1,7 @@
 """Counts what could not be read."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -12,12 +12,17 @@ class BrokenExamples:
     Args:
         total: examples of the data set; None for an endless one, which has no limit.
         limit: share of them that may be broken.
+        left_out: broken ones that the data set does not count among its own.
+
+    Raises:
+        ValueError: too many were left out.
     """
 
-    def __init__(self, total: int | None, limit: float) -> None:
-        self.total = total
+    def __init__(self, total: int | None, limit: float, left_out: Sequence[str] = ()) -> None:
+        self.total = None if total is None else total + len(left_out)
         self.limit = limit
         self.names: set[str] = set()
+        self.count(left_out)
 
     def count(self, names: Iterable[str]) -> None:
         """Adds examples. Raises ValueError past the limit."""

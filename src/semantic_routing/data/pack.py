@@ -99,8 +99,7 @@ def pack(
     processes = Processes.started()
     paths = [out / shard for shard in manifest.shards()]
     own = processes.own(manifest.numbers())
-    broken = BrokenExamples(count, max_broken)
-    broken.count(source.left_out)
+    broken = BrokenExamples(count, max_broken, source.left_out)
     with (
         working(out / MANIFEST, manifest, "sroute pack", processes),
         Progress(console=Console(stderr=True), disable=processes.rank > 0) as progress,

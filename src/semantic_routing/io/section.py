@@ -76,7 +76,7 @@ def _key_path(location: tuple[int | str, ...], values: object) -> Iterator[str]:
         if isinstance(values, dict) and (part in values or number == len(location)):
             values = values.get(part)
         elif isinstance(values, list) and isinstance(part, int):
-            values = values[part]
+            values = values[part] if part < len(values) else None  # an item may be what is missing
         else:
             continue
         yield str(part)

@@ -60,8 +60,7 @@ def precompute(
     if buckets is not None and processes.rank == 0:
         logger.info(buckets.describe())
     rows = _Rows(ExampleStream(source, config.data.image_size, config.training.seed), buckets)
-    broken = BrokenExamples(manifest.examples, config.data.max_broken)
-    broken.count(source.left_out)
+    broken = BrokenExamples(manifest.examples, config.data.max_broken, source.left_out)
     half = config.training.precision == "bfloat16"
     own = processes.own(manifest.numbers())
     with (

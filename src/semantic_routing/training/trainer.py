@@ -138,8 +138,7 @@ class Trainer:
         if checkpoint is not None:
             check_same_run(read_state(checkpoint).run or fixed_part(config), config, allow_changes, checkpoint)
         source = config.data.source.open(config.data.image_size, options.seed)
-        self.broken = BrokenExamples(source.length, config.data.max_broken)
-        self.broken.count(source.left_out)
+        self.broken = BrokenExamples(source.length, config.data.max_broken, source.left_out)
         torch.manual_seed(options.seed)
         self.subject = make(self.accelerator, source)
         if checkpoint is not None:

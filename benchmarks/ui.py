@@ -1,6 +1,9 @@
 """The web page of the demo model under load: wanted is ready within 10 s of the start, the first picture within 3 s of
 the click, and 50 requests from 8 clients at once all answered, each with its own pictures.
 
+Ready is when the page can be opened; the model is loaded after that. A click at that very moment waits for it, so the
+first picture is timed twice: clicked at once, and once more when the model is loaded, with one picture and with four.
+
 The page runs in a process of its own. Clients are gradio's, each with a session of its own. A request is answered
 rightly if the file of its picture names its prompt and seed, and the picture is the one that the pipeline makes alone.
 Seconds are those of a clock: on a busy machine they say little, so the page's CPU seconds stand beside them.
@@ -43,7 +46,7 @@ def start(port: int) -> subprocess.Popen[str]:
 
 def ask(client: Client, prompt: str, seed: int, images: int, steps: int) -> list[Image.Image]:
     """The pictures that the page answers with."""
-    html, *_ = client.predict("demo", prompt, "", seed, images, steps, 2.0, 32, api_name="/generate")
+    html, *_ = client.predict("demo", prompt, "", seed, images, steps, 2.0, None, api_name="/generate")
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     return [Image.open(io.BytesIO(base64.b64decode(data))) for data in found]
 
@@ -69,9 +72,10 @@ def main(
         cpu = psutil.Process(page.pid).cpu_times
         print(f"ready after {time.perf_counter() - begun:.1f} s, {cpu().user + cpu().system:.1f} CPU s")
         sessions = [Client(f"http://127.0.0.1:{port}", verbose=False) for _ in range(clients)]
-        clicked, before = time.perf_counter(), cpu().user
-        ask(sessions[0], "a blue star and a yellow square", 0, 4, 50)
-        print(f"first pictures after {time.perf_counter() - clicked:.1f} s, {cpu().user - before:.1f} CPU s")
+        for what, images in (("one picture, clicked at once", 1), ("one picture", 1), ("four pictures", 4)):
+            clicked, before = time.perf_counter(), sum(cpu()[:2])
+            ask(sessions[0], "a blue star and a yellow square", 0, images, 50)
+            print(f"{what}: {time.perf_counter() - clicked:.1f} s, {sum(cpu()[:2]) - before:.1f} CPU s")
         cases: Cases = [(f"{number} red circles", number) for number in range(requests)]
         with ThreadPoolExecutor(clients) as pool:
             jobs = [

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from semantic_routing.evaluation import CaptionedImages
-from semantic_routing.evaluation.image_features import Clip, cmmd, fid, kid
+from semantic_routing.evaluation import CaptionedImages, image_features
+from semantic_routing.evaluation.image_features import Clip, FrozenNetwork, cmmd, fid, kid
 from semantic_routing.evaluation.runner import score
 
 COUNT = 12
@@ -185,3 +185,43 @@ def test_networks_are_named_with_their_weights(folder, tiny_models, tmp_path):
     assert settings["clip"]["model"] == settings["fid"]["model"] == tiny_models
     assert len({settings[name]["weights"] for name in ("clip", "fid", "cmmd")}) == 1
     assert len(settings["clip"]["weights"]) == 64
+
+
+def test_a_file_may_hold_inception_s_weights(folder, tmp_path, monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    path, other = tmp_path / "inception.pth", tmp_path / "other.pth"
+    torch.save({}, other)
+    with monkeypatch.context() as patched:  # the class has no other way to be made without its weights
+        patched.setattr(NoTrainInceptionV3, "load_state_dict", lambda self, state: None)
+        network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(other))
+    torch.save(network.state_dict(), path)
+    chosen = benchmark(folder, "none", distances="fid,kid", features=str(path))
+    result = score(chosen, tmp_path / "out", folder / "made")
+    found = {row.part: row.score for row in result.rows if row.name == "overall"}
+    assert found["FID"] > 0
+    assert found["KID"] is not None
+    about = result.settings["fid"]
+    assert (about["model"], about["revision"]) == ("inception-v3-compat", "inception.pth")
+    assert len(about["weights"]) == 64
+    for broken, content in ((other, {}), (tmp_path / "code.pth", {"a": Image.Image})):
+        torch.save(content, broken)
+        with pytest.raises(ValueError, match=rf"{broken.name} does not hold the weights of FID's Inception network"):
+            FrozenNetwork(str(broken), "cpu")
+
+
+def test_inception_is_looked_for_before_sampling(folder, monkeypatch):
+    find_spec = image_features.find_spec
+    monkeypatch.setattr(image_features, "find_spec", lambda name: name == "torch_fidelity" or find_spec(name))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder / "hub"))
+
+    def no_network(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(ValueError, match=r"weights are not at hand \(no network\); put https://.* by --features"):
+        benchmark(folder, "none", distances="fid", features="inception").check_judge(ask=True)
+    monkeypatch.setattr(image_features, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="need torch-fidelity"):
+        benchmark(folder, "none", distances="fid", features="inception").check_judge(ask=True)

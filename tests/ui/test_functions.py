@@ -220,7 +220,7 @@ def test_colors_of_a_map_have_one_scale() -> None:
 
 
 def test_gains_of_sliders(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "defaults", lambda name: Defaults(2, 2.0, 32))
+    monkeypatch.setattr(models, "defaults", lambda name: Defaults(2, 2.0))
     assert gains_text([1, 2, 3], [1, 0, 2.5, 1]) == "2=0,3=2.5"
     plain, changed, changes = pictures_in(with_gains(models, "demo", "a star", 0, [0, 0, 0, 0, 1, 0]))
     assert (np.asarray(plain) != np.asarray(changed)).any()

@@ -25,7 +25,13 @@ def command(
         raise ValueError(f"The page needs gradio, which is not installed: {how_to_install('gradio')}")
     from ..ui.page import serve
 
-    typer.echo(f"Loading {', '.join(pipelines or ['demo'])} …")
+    names = pipelines or ["demo"]
     serve(
-        pipelines or ["demo"], host, port, runs, dtype, device, ready=lambda address: typer.echo(f"Ready at {address}")
+        names,
+        host,
+        port,
+        runs,
+        dtype,
+        device,
+        ready=lambda address: typer.echo(f"Ready at {address}\nLoading {names[0]} …"),
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DISTANCES = ("fid", "kid", "cmmd")
 CLIP_SCORE = "CLIP score"
 BATCH = 32
-NONE, INCEPTION = "none", "inception"
+NONE = "none"
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,7 @@ class CaptionedImages(Benchmark):
         tag_key: of a record's tag or list of tags; results are given by tag.
         distances: some of `DISTANCES`, joined by commas, or none; they need the records' pictures.
         clip: of the CLIP score; "none" gives none.
-        features: of FID and KID: inception, or a folder or hub name of an image model.
+        features: of FID and KID: inception, a file with weights of it, or a folder or hub name of an image model.
         cmmd_clip: of CMMD.
         least: images that a tag must have for distances.
         predict: how many of the records' pictures the pipeline is asked to predict.
@@ -78,7 +78,7 @@ class CaptionedImages(Benchmark):
         distances: Annotated[str, Option(help="Any of fid,kid,cmmd joined by commas, or none.")] = "fid,kid,cmmd",
         clip: Annotated[str, Option(help="CLIP model of the CLIP score, or none.")] = "openai/clip-vit-large-patch14",
         features: Annotated[
-            str, Option(help="Network of FID and KID: inception, or an image model's name.")
+            str, Option(help="Network of FID and KID: inception, a file with its weights, or an image model's name.")
         ] = "inception",
         cmmd_clip: Annotated[str, Option(help="CLIP model of CMMD.")] = "openai/clip-vit-large-patch14-336",
         least: Annotated[int, Option(min=2, help="Images that a tag must have for distances.")] = 50,
@@ -119,14 +119,14 @@ class CaptionedImages(Benchmark):
     def check_judge(self, ask: bool = False) -> None:
         """Looks for the networks, where sampling comes first."""
         if ask:
-            from .image_features import check_inception
+            from .image_features import inception_weights, is_inception
 
             wanted = {"--clip": self.clip_name} if self.clip_name != NONE else {}
             if {"fid", "kid"} & set(self.distances):
-                if self.features_name != INCEPTION:
-                    wanted["--features"] = self.features_name
+                if is_inception(self.features_name):
+                    inception_weights(self.features_name)
                 else:
-                    check_inception()
+                    wanted["--features"] = self.features_name
             if "cmmd" in self.distances:
                 wanted["--cmmd-clip"] = self.cmmd_name
             for option, name in wanted.items():

@@ -4,6 +4,7 @@
 images, comes from `transformers`.
 """
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -80,11 +81,16 @@ class Clip:
         return _version(self.model)
 
 
+def is_inception(name: str) -> bool:
+    """Whether a name of `--features` means FID's own network, with its published weights or with those of a file."""
+    return name == INCEPTION or Path(name).is_file()
+
+
 class FrozenNetwork:
     """Features of FID and KID: the Inception network, or the pooled output of any image model of `transformers`.
 
     Args:
-        name: `INCEPTION`, or a folder or hub name.
+        name: `INCEPTION`, a file with weights of that network, or a folder or hub name.
         device: where to compute; None is cuda where there is one.
 
     Raises:
@@ -94,8 +100,9 @@ class FrozenNetwork:
     def __init__(self, name: str, device: str | None = None) -> None:
         self.name = name
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if name == INCEPTION:
-            self.model = _inception().to(self.device)
+        self.is_inception = is_inception(name)
+        if self.is_inception:
+            self.model = _inception(name).to(self.device)
         else:
             with named_by("--features", name):
                 model: Any = AutoModel.from_pretrained(name, dtype=torch.float32)
@@ -105,7 +112,7 @@ class FrozenNetwork:
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Features:
         """Features of RGB images."""
-        if self.name == INCEPTION:
+        if self.is_inception:
             # One by one: they may differ in size, and the network resizes them itself, as FID's always has.
             pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self.device) for image in images]
             return torch.cat([self.model(each) for each in pixels]).float().cpu()
@@ -116,8 +123,9 @@ class FrozenNetwork:
 
     def describe(self) -> dict[str, str | None]:
         """Name, revision, and the weights' digest."""
-        if self.name == INCEPTION:
-            return {"model": "inception-v3-compat", "revision": "2015-12-05", "weights": weights_digest(self.model)}
+        if self.is_inception:
+            revision = "2015-12-05" if self.name == INCEPTION else Path(self.name).name
+            return {"model": "inception-v3-compat", "revision": revision, "weights": weights_digest(self.model)}
         return {"model": self.name, **_version(self.model)}
 
 
@@ -131,23 +139,40 @@ def _image_processor(name: str) -> BaseImageProcessor:
     return processors.from_pretrained(name, backend="pil")
 
 
-def check_inception() -> None:
-    """Raises ValueError where the package of FID's own network is not installed."""
+def inception_weights(name: str) -> Path:
+    """The file of FID's own network: the one that is named, or the published one, which is downloaded if need be.
+
+    Raises:
+        ValueError: `torch-fidelity` is not installed, or the file is not at hand.
+    """
     if find_spec("torch_fidelity") is None:
         raise ValueError(f"FID and KID by Inception need torch-fidelity: {how_to_install('torch-fidelity')}")
-
-
-def _inception() -> nn.Module:
-    from torchmetrics.image.fid import NoTrainInceptionV3
-
-    check_inception()
+    if name != INCEPTION:
+        return Path(name)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(INCEPTION_WEIGHTS).name
     try:
-        return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(INCEPTION_WEIGHTS, str(path), progress=False)
     except OSError as error:
         raise ValueError(
-            f"Inception's weights are not at hand ({error}); put {INCEPTION_WEIGHTS} into "
-            f"{Path(torch.hub.get_dir()) / 'checkpoints'}."
+            f"Inception's weights are not at hand ({error}); put {INCEPTION_WEIGHTS} into {path.parent}, or name the "
+            "file by --features."
         ) from error
+    return path
+
+
+def _inception(name: str) -> nn.Module:
+    path = inception_weights(name)
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    try:
+        # torch-fidelity runs whatever code a file brings: only one that holds tensors alone is handed to it.
+        torch.load(path, map_location="cpu", weights_only=True)
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        why = str(error).splitlines()[0].rstrip(".:")
+        raise ValueError(f"{path} does not hold the weights of FID's Inception network ({why}).") from error
 
 
 def features_of(model: Clip | FrozenNetwork, paths: Sequence[Path]) -> Features:

@@ -11,7 +11,6 @@ from safetensors import safe_open
 
 from ..io.files import PARTIAL, JsonObject, write_text
 from .saved import PipelineFiles, find_pipeline
-from .schedule import PAPER_GUIDANCE, PAPER_STEPS
 
 CARD, SCORES = "README.md", "scores.md"
 MARK = (
@@ -95,8 +94,8 @@ def describe(files: PipelineFiles, name: str) -> str:
         layers=config["num_text_layers"],
         text_model=_text_model(index),
         fusion=f"through the fusion `{files.strategy}`" if files.strategy else "by deep fusion (FuseDiT)",
-        steps=index.get("default_num_inference_steps", PAPER_STEPS),
-        guidance=float(index.get("default_guidance_scale", PAPER_GUIDANCE)),
+        steps=files.steps,
+        guidance=files.guidance,
         notes=_notes(files),
         data=_describe_data(files.training_data),
         scores=scores.read_text(encoding="utf-8").strip() if scores.is_file() else "None were recorded.",

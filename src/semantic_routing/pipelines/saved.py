@@ -15,6 +15,8 @@ from ..io.strict_yaml import parse_yaml
 from ..io.tensors import check_tensors
 
 PREFIX = "fusion."
+# Of a pipeline that does not say (paper, section 4.1).
+PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
 
 
 class PipelineFiles(NamedTuple):
@@ -31,6 +33,16 @@ class PipelineFiles(NamedTuple):
         # Version 0.1 wrote the kind of a transformer without a fusion here.
         name = self.transformer.get("strategy")
         return None if name == "fusedit" else name
+
+    @property
+    def steps(self) -> int:
+        """Steps of calls that do not say."""
+        return int(self.model_index.get("default_num_inference_steps", PAPER_STEPS))
+
+    @property
+    def guidance(self) -> float:
+        """The scale of guidance of calls that do not say."""
+        return float(self.model_index.get("default_guidance_scale", PAPER_GUIDANCE))
 
     @property
     def is_adapter(self) -> bool:

@@ -6,9 +6,6 @@ from collections.abc import Callable, Sequence
 import torch
 from diffusers import SchedulerMixin
 
-# Of a pipeline that does not say (paper, section 4.1).
-PAPER_STEPS, PAPER_GUIDANCE = 50, 6.0
-
 
 def check_scheduler(scheduler: SchedulerMixin) -> None:
     """Refuses a scheduler that does not follow a flow's velocity.

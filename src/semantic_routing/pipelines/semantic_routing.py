@@ -33,7 +33,8 @@ from ..text.encoder import PooledText, Reading
 from ..text.places import stored_name
 from .card import write_card
 from .sampled_text import SampledText, given_features
-from .schedule import PAPER_GUIDANCE, PAPER_STEPS, accepts, check_scheduler, set_steps
+from .saved import PAPER_GUIDANCE, PAPER_STEPS
+from .schedule import accepts, check_scheduler, set_steps
 
 StepCallback = Callable[["SemanticRoutingPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 

@@ -23,7 +23,7 @@ from ..io.precision import AutoPrecision
 from ..io.section import Section, check_section
 from ..io.user_code import import_user_code
 from ..models.config import ModelConfig, VAEConfig
-from ..pipelines.schedule import PAPER_GUIDANCE, PAPER_STEPS
+from ..pipelines.saved import PAPER_GUIDANCE, PAPER_STEPS
 from ..text.config import TextConfig
 
 Decay = Annotated[float, Field(ge=0, lt=1)]

@@ -83,10 +83,9 @@ def compare(
         raise ValueError(f"A comparison needs two sides or more, but {len(sides)} has a pipeline.")
     settings = [
         Settings(
-            prompt, side.pipeline, "", seed, images, steps, side.guidance, size, side.layer_gains, side.fusion_scale
+            prompt, side.pipeline, "", seed, images, steps, side.guidance, None, side.layer_gains, side.fusion_scale
         )
         for side in sides
-        for size in [models.defaults(side.pipeline).size]
     ]
     made: dict[str, list[Image.Image]] = {}
     for number, (letter, chosen) in enumerate(zip(SIDES, settings, strict=False)):
@@ -118,7 +117,9 @@ def _rows(
         for number, image in enumerate(made[letter]):
             caption = " ".join(filter(None, [f"seed {chosen.seed + number}", mark(verdict(prompt, image))]))
             name = f"{letter}-{chosen.seed + number}.png"
-            shown.append(Shown(image, f"{prompt}, side {letter}, {caption}", caption, name, chosen.record(number)))
+            shown.append(
+                Shown(image, f"{prompt}, side {letter}, {caption}", caption, name, chosen.record(number, image))
+            )
         rows.append(Row(side.title(letter), shown))
     for letter, others in list(made.items())[1:]:
         differences = [difference(one, other) for one, other in zip(made["A"], others, strict=True)]

@@ -45,7 +45,7 @@ def generate(models: Models, settings: Settings, on_step: OnStep | None = None) 
         seed = settings.seed + number
         caption = " ".join(filter(None, [f"seed {seed}", mark(verdict(settings.prompt, image))]))
         text = f"{settings.prompt}, {caption}"
-        shown.append(Shown(image, text, caption, file_name(settings.prompt, seed), settings.record(number)))
+        shown.append(Shown(image, text, caption, file_name(settings.prompt, seed), settings.record(number, image)))
     return Made(settings, Row("", shown))
 
 
@@ -94,7 +94,14 @@ def add(models: Models, defaults: Defaults) -> None:
             with gr.Accordion("More settings", open=False):
                 negative = gr.Textbox("", label="Negative prompt", max_length=MOST_CHARACTERS)
                 steps, guidance = steps_slider(defaults.steps), guidance_slider(defaults.guidance)
-                size = gr.Number(defaults.size, label="Pixels a side", precision=0, minimum=1, maximum=MOST_PIXELS)
+                size = gr.Number(
+                    None,
+                    label="Pixels a side",
+                    precision=0,
+                    minimum=1,
+                    maximum=MOST_PIXELS,
+                    placeholder="the model's own",
+                )
         with gr.Column(scale=3, min_width=300):
             pictures = gr.HTML(NOTHING_YET, elem_id="pictures")
             with gr.Accordion("Made in this session"):
@@ -104,8 +111,8 @@ def add(models: Models, defaults: Defaults) -> None:
 
     @sentences
     def run(
-        pipeline: str, prompt: str, negative: str, seed: int, images: int, steps: int, guidance: float, size: int,
-        earlier: list[Made], progress: gr.Progress = PROGRESS,
+        pipeline: str, prompt: str, negative: str, seed: int, images: int, steps: int, guidance: float,
+        size: int | None, earlier: list[Made], progress: gr.Progress = PROGRESS,
     ) -> tuple[str, list[Made], str, gr.Dropdown]:  # fmt: skip
         settings = Settings(prompt, pipeline, negative, seed, images, steps, guidance, size)
         made = generate(models, settings, steps_told(progress))

@@ -129,7 +129,7 @@ def with_gains(
 ) -> str:
     """The picture as the model draws it beside the one with other gains, and what differs."""
     own, changed = models.defaults(pipeline), gains_text(models.layers(pipeline), gains)
-    asked = [Settings(prompt, pipeline, "", seed, 1, *own, text) for text in ("", changed)]
+    asked = [Settings(prompt, pipeline, "", seed, 1, *own, layer_gains=text) for text in ("", changed)]
     (plain,), (other,) = (models.make(settings, on_step) for settings in asked)
     captions = ["all gains 1", changed or "all gains 1", "difference"]
     pictures = zip([plain, other, difference(plain, other)], captions, strict=True)
@@ -161,9 +161,8 @@ def add(models: Models) -> None:
     def look(
         pipeline: str, prompt: str, seed: int, time: float, progress: gr.Progress = PROGRESS
     ) -> tuple[Inside, str]:
-        own = models.defaults(pipeline)
         progress(0, desc="Looking")
-        found = look_inside(models, Settings(prompt, pipeline, "", seed, 1, own.steps, own.guidance))
+        found = look_inside(models, Settings(prompt, pipeline, "", seed, 1, *models.defaults(pipeline)))
         return found, maps(found, time)
 
     @sentences

@@ -1,18 +1,23 @@
-"""The pipelines that a page offers. All users share them, so they take turns."""
+"""The pipelines that a page offers. All users share them, so they take turns.
+
+`diffusers`, slow to import, is imported with the first pipeline: the page is open by then.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pipelines import SemanticRoutingPipeline
-from ..pipelines.loading import load_pipeline
 from ..pipelines.saved import PipelineFiles, find_pipeline, layer_numbers
 from .settings import Defaults, Settings
 from .verdicts import scene_of
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
 
 OnStep = Callable[[int, int], None]
 """Told after each step how many steps are done, and of how many."""
@@ -35,7 +40,7 @@ class Models:
             raise ValueError("The page needs at least one pipeline, but none is named.")
         self._files = {name: find_pipeline(name) for name in names}
         self._dtype, self._device = dtype, device
-        self._loaded: dict[str, SemanticRoutingPipeline] = {}
+        self._loaded: dict[str, "SemanticRoutingPipeline"] = {}
         self._lock = Lock()
 
     @property
@@ -63,7 +68,7 @@ class Models:
         return self.files(name).trained_skills
 
     @contextmanager
-    def use(self, name: str) -> Iterator[SemanticRoutingPipeline]:
+    def use(self, name: str) -> Iterator["SemanticRoutingPipeline"]:
         """The pipeline, which nobody else uses meanwhile: while it samples it keeps what the call is about.
 
         Raises:
@@ -71,21 +76,25 @@ class Models:
         """
         files = self.files(name)
         with self._lock:
+            from ..pipelines.loading import load_pipeline
+
             if name not in self._loaded:
                 self._loaded[name] = load_pipeline(str(files.folder), self._dtype, self._device)
                 self._loaded[name].set_progress_bar_config(disable=True)
             yield self._loaded[name]
 
     def defaults(self, name: str) -> Defaults:
-        """The pipeline's own steps, guidance and size."""
-        with self.use(name) as pipeline:
-            return Defaults.of(pipeline)
+        """The pipeline's own steps and guidance."""
+        return Defaults.of(self.files(name))
 
     def warm_up(self) -> None:
-        """Makes a picture in one step, and knows the prompts of Scenes: the first click then waits for neither."""
-        prompt = "a red circle"
-        self.make(Settings(prompt, self.names[0], images=1, steps=1, size=self.defaults(self.names[0]).size))
-        scene_of(prompt)
+        """Loads the first pipeline, and knows the prompts of Scenes: a click after that waits for neither.
+
+        Raises:
+            ValueError: the pipeline cannot be loaded.
+        """
+        self.make(Settings("a red circle", self.names[0], images=1, steps=1))
+        scene_of("none of them")
 
     def make(self, settings: Settings, on_step: OnStep | None = None) -> list[Image.Image]:
         """Pictures of a prompt: the ones that `sroute generate` makes with the same options.
@@ -99,7 +108,7 @@ class Models:
         """
 
         def after_step(
-            running: SemanticRoutingPipeline, step: int, timestep: Tensor, tensors: dict[str, Tensor]
+            running: "SemanticRoutingPipeline", step: int, timestep: Tensor, tensors: dict[str, Tensor]
         ) -> dict[str, Tensor]:
             if on_step is not None:
                 on_step(step + 1, running.num_timesteps)

@@ -59,7 +59,7 @@ def serve(
     """Opens the page, which stays until it is interrupted.
 
     Args:
-        pipelines: folders, hub names or `demo`; the first is loaded before the page opens.
+        pipelines: folders, hub names or `demo`; the first is loaded as soon as the page is open.
         host: the address to listen on.
         port: 0 is any free one.
         runs: the folder below which the tab Train finds runs.
@@ -95,5 +95,6 @@ def launch(page: gr.Blocks, host: str = LOCAL, port: int = 0) -> str:
         mcp_server=False,
         theme=theme(),
         css_paths=[STYLE],
+        _frontend=False,  # gradio would ask itself for the page, and give up after 3 s on a busy machine
     )
     return address

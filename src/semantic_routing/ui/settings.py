@@ -1,15 +1,15 @@
 """What a picture is made with, and the limits of what one user may ask for."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from PIL import Image
 
 from ..fusion import LayerGains, read_gains
 from ..io.files import JsonObject
 from ..io.messages import brief
 from ..io.resources import DEMO
-
-if TYPE_CHECKING:
-    from ..pipelines import SemanticRoutingPipeline
+from ..pipelines.saved import PipelineFiles
 
 MOST_CHARACTERS = 1000
 MOST_IMAGES = 16
@@ -32,7 +32,7 @@ class Settings:
         images: pictures.
         steps: of the scheduler.
         guidance: scale of classifier-free guidance.
-        size: pixels a side.
+        size: pixels a side; None is the pipeline's own number.
         layer_gains: factors of language-model layers as on the command line, such as `3=0,5=2`.
         fusion_scale: how far fusion weights lie from the plain mean of layers, see `fusion.check_scale`.
 
@@ -47,7 +47,7 @@ class Settings:
     images: int = 4
     steps: int = 50
     guidance: float = 2.0
-    size: int = 32
+    size: int | None = None
     layer_gains: str = ""
     fusion_scale: float = 1.0
 
@@ -61,7 +61,7 @@ class Settings:
             ("Seed", self.seed, 0, MOST_SEED),
             ("Images", self.images, 1, MOST_IMAGES),
             ("Steps", self.steps, 1, MOST_STEPS),
-            ("Size", self.size, 1, MOST_PIXELS),
+            ("Size", 1 if self.size is None else self.size, 1, MOST_PIXELS),
         ):
             if not isinstance(number, int) or not least <= number <= most:
                 raise ValueError(f"{name} must be a whole number from {least} to {most}, not {brief(number)}.")
@@ -78,24 +78,18 @@ class Settings:
         """The factors of layers; None where all are 1."""
         return read_gains(self.layer_gains) if self.layer_gains.strip() else None
 
-    def record(self, image: int) -> JsonObject:
-        """What picture number `image` was made with, to be written into its file."""
-        return {**asdict(self), "seed": self.seed + image, "images": 1}
+    def record(self, number: int, picture: Image.Image) -> JsonObject:
+        """What a picture was made with, the one of that number, to be written into its file."""
+        return {**asdict(self), "seed": self.seed + number, "images": 1, "size": picture.width}
 
 
 class Defaults(NamedTuple):
-    """A pipeline's own steps, guidance and pixels a side."""
+    """A pipeline's own steps and guidance."""
 
     steps: int
     guidance: float
-    size: int
 
     @classmethod
-    def of(cls, pipeline: "SemanticRoutingPipeline") -> "Defaults":
+    def of(cls, files: PipelineFiles) -> "Defaults":
         """Within the limits of the page."""
-        config = pipeline.config
-        return cls(
-            min(int(config.default_num_inference_steps), MOST_STEPS),
-            min(float(config.default_guidance_scale), MOST_GUIDANCE),
-            min(int(pipeline.transformer.config.sample_size) * pipeline.codec.downsampling, MOST_PIXELS),
-        )
+        return cls(min(files.steps, MOST_STEPS), min(files.guidance, MOST_GUIDANCE))

@@ -13,10 +13,10 @@ from ..io.files import JsonObject
 from ..io.images import read_image
 from ..io.jsonl import read_lines
 from ..reporting.table import Table
-from ..training.run import CONFIG, METRICS
 from .forms import sentences
 from .html import Row, Shown, paragraph, rows_of_pictures, table
 
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 RECENT = 50
 """Lines of metrics over which loss and speed are told."""
 MOST_POINTS = 400

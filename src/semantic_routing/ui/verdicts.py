@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +10,13 @@ from PIL import Image
 
 from ..evaluation.captioned import CaptionedPicture, as_pixels
 from ..evaluation.information import HEARD_BAND, LOG_SNR, integrate
-from ..evaluation.information_run import HEARD, measure
 from ..evaluation.scenes import ALL_SKILLS, skill_samples
-from ..pipelines import SemanticRoutingPipeline
 from ..reporting.figures import signed
 from ..reporting.table import Table
 from ..scenes import SceneSample, edits, judge, render
+
+if TYPE_CHECKING:
+    from ..pipelines import SemanticRoutingPipeline
 
 DRAWS = 16
 """Noises over which the cost of a false caption is averaged."""
@@ -24,13 +26,15 @@ Costs = NDArray[np.float64]
 
 
 @cache
-def _by_caption() -> dict[str, SceneSample]:
-    return {sample.caption.casefold(): sample for skill in ALL_SKILLS for sample in skill_samples(skill)}
+def _by_caption(skill: str) -> dict[str, SceneSample]:
+    return {sample.caption.casefold(): sample for sample in skill_samples(skill)}
 
 
 def scene_of(prompt: str) -> SceneSample | None:
     """The sample of Scenes whose caption the prompt is; None for all other prompts."""
-    return _by_caption().get(" ".join(prompt.split()).casefold())
+    caption = " ".join(prompt.split()).casefold()
+    # Skill by skill, because the hard ones come last and take seconds.
+    return next(filter(None, (_by_caption(skill).get(caption) for skill in ALL_SKILLS)), None)
 
 
 def verdict(prompt: str, image: Image.Image) -> bool | None:
@@ -59,12 +63,14 @@ def verdict_table(prompt: str, sides: Mapping[str, Sequence[Image.Image]]) -> Ta
     return Table(["Claim", *sides], [*rows, ["all claims", *right]], caption)
 
 
-def false_caption_costs(pipeline: SemanticRoutingPipeline, prompt: str) -> dict[str, Costs]:
+def false_caption_costs(pipeline: "SemanticRoutingPipeline", prompt: str) -> dict[str, Costs]:
     """How many nats more each false caption costs than the prompt; none for prompts that are not of Scenes.
 
     A picture of the prompt is denoised from `DRAWS` noises, with the prompt and with minimal edits of it, see
     `evaluation.information`.
     """
+    from ..evaluation.information_run import HEARD, measure  # imports diffusers
+
     sample = scene_of(prompt)
     false = {} if sample is None else {edit.kind: edit.caption for edit in edits(sample)}
     if sample is None or not false:

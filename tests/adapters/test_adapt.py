@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import normal
+from tiny import normal, write_images
 from tiny_hosts import EULER, LENGTH, PROMPTS, TinyHost, first, make_host, with_packing_vae, with_vae
 
 from semantic_routing.adapters import find_routing, load_routing, remove_routing
@@ -19,7 +19,9 @@ from semantic_routing.adapters.call import host_call, own_time, runs_backward
 from semantic_routing.adapters.hosts import find_host
 from semantic_routing.adapters.remember import remember
 from semantic_routing.training import AdaptConfig, adapt, adapt_config, host
+from semantic_routing.training.config import load_config
 from semantic_routing.training.noising import DiffusionNoising, FlowNoising, make_noising
+from semantic_routing.training.precompute import precompute
 
 Adapted = Callable[..., AdaptConfig]
 SHORT = {"max_sequence_length": LENGTH}
@@ -196,9 +198,33 @@ def test_texts_are_encoded_once(make: Callable[[str], TinyHost]) -> None:
     assert len(calls) == 4  # the one used longest ago is gone
 
 
+def test_latents_computed_ahead_give_what_images_give(make_config: Adapted, tmp_path: Path) -> None:
+    captions, few = write_images(tmp_path / "set"), ("training.steps=2", "training.checkpoint_every=2")
+    with_vae("PixArtSigmaPipeline").vae.save_pretrained(tmp_path / "tiny" / "vae")
+    own = [f"vae.model={tmp_path / 'tiny'}", "vae.subfolder=vae", "vae.downsampling=2", "data.image_size=32"]
+    ahead = load_config("images/latents", [*own, f"data.source.path={captions}", "data.num_workers=0"])
+    precompute(ahead, tmp_path / "ahead", 3, torch.device("cpu"))
+    sources = {
+        "images": f"data.source={{source: json, path: {captions}}}",
+        "latents": f"data.source={{source: latents, path: {tmp_path / 'ahead'}}}",
+    }
+    gains = []
+    for run, source in sources.items():
+        adapt(make_config("PixArtSigmaPipeline", run, *few, source, f"host.pipeline={tmp_path / 'tiny'}"))
+        gains.append(load_file(tmp_path / run / "routing" / "routing.safetensors")["gain"])
+    assert gains[0].any()
+    torch.testing.assert_close(gains[0], gains[1], rtol=1e-3, atol=1e-6)
+    with_vae("HunyuanDiTPipeline").vae.save_pretrained(tmp_path / "tiny" / "vae")
+    with pytest.raises(ValueError, match="holds latents of a VAE with sha256"):
+        adapt(make_config("PixArtSigmaPipeline", "other", sources["latents"], f"host.pipeline={tmp_path / 'tiny'}"))
+    with pytest.raises(ValueError, match="and the host has AutoencoderKLWan"):
+        adapt(make_config("WanPipeline", "wan", sources["latents"]))
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
+        ("StableDiffusionPipeline", ["optimizer.muon_learning_rate=0.01"], "host.trained is 'nothing'"),
         ("StableDiffusionPipeline", ["host.fusion=null"], "nothing would be trained"),
         ("StableDiffusionPipeline", ["host.lora_rank=2", "host.trained=text"], "a LoRA stands for"),
         ("StableDiffusionPipeline", ["host.trained=all", "host.dtype=bfloat16"], "needs host.dtype float32"),

@@ -18,6 +18,7 @@ from ..data.latents import read_manifest
 from ..fusion import check_fusion
 from ..io.files import JsonObject
 from ..io.messages import one_sentence
+from ..io.precision import Precision
 from ..io.resources import resolve_pipeline
 from ..models import MODELS, DiffusionTransformer2DModel, SemanticRoutingTransformer2DModel
 from ..models.config import VAEConfig
@@ -243,12 +244,24 @@ def build_codecs(config: Config, device: torch.device) -> tuple[LatentCodec | Po
     if not isinstance(source, LatentsSource):
         codec = build_codec(config, device)
         return codec, codec
-    manifest, vae = read_manifest(source.path), describe_vae(config)
-    _check_same(source, "latents of a VAE", manifest.vae, vae)
-    if manifest.text is not None:
-        _check_same(source, "features of a text encoder", manifest.text, describe_text(config))
-    decoder = build_codec(config, device) if config.validation.every else LatentCodec()
-    return PosteriorCodec(vae["scaling_factor"], vae["shift_factor"]), decoder
+    made, text = codec_ahead(source, describe_vae(config)), read_manifest(source.path).text
+    if text is not None:
+        _check_same(source, "features of a text encoder", text, describe_text(config))
+    return made, build_codec(config, device) if config.validation.every else LatentCodec()
+
+
+def codec_ahead(source: LatentsSource, vae: JsonObject) -> PosteriorCodec:
+    """What draws latents from what was computed ahead.
+
+    Args:
+        source: where it is.
+        vae: that must have computed it, see `describe_autoencoder`.
+
+    Raises:
+        ValueError: another autoencoder did.
+    """
+    _check_same(source, "latents of a VAE", read_manifest(source.path).vae, vae)
+    return PosteriorCodec(vae["scaling_factor"], vae["shift_factor"])
 
 
 def _check_same(source: LatentsSource, what: str, computed: JsonObject, wanted: JsonObject) -> None:
@@ -279,12 +292,15 @@ def describe_text(config: Config) -> JsonObject:
 
 
 def describe_vae(config: Config) -> JsonObject:
-    """What latents computed ahead depend on beside the images; loads no weights.
+    """What latents computed ahead depend on beside the images, see `describe_autoencoder`."""
+    return describe_autoencoder(config.vae_ahead(), config.training.precision)
 
-    That is a digest of the weights' file, their dtype, the precision that a training step computes in, scaling and
-    shift.
+
+def describe_autoencoder(vae: VAEConfig, precision: Precision) -> JsonObject:
+    """A digest of the weights' file, their dtype, the precision that a step computes in, scaling and shift.
+
+    It loads no weights.
     """
-    vae = config.vae_ahead()
     with init_empty_weights(), one_sentence(f"The VAE {vae.model}"):
         options = AutoencoderKL.from_config(AutoencoderKL.load_config(vae.model, **_subfolder(vae))).config
     with _weights_file(vae).open("rb") as file:
@@ -292,7 +308,7 @@ def describe_vae(config: Config) -> JsonObject:
     return {
         "sha256": digest,
         "dtype": vae.dtype,
-        "precision": config.training.precision,
+        "precision": precision,
         "scaling_factor": options.scaling_factor,
         "shift_factor": options.shift_factor or 0.0,
     }

@@ -142,6 +142,15 @@ class ValidationConfig(Section):
         return self
 
 
+def check_ahead(data: DataConfig) -> None:
+    """Raises a ValueError where latents that are computed ahead cannot be what the config asks for."""
+    for key in ("random_crop", "horizontal_flip"):
+        if getattr(data, key):
+            raise ValueError(
+                f"data.{key} cannot be combined with latents computed ahead, which hold one center crop an image"
+            )
+
+
 class RunConfig(Section):
     """What every run has, whatever it trains."""
 
@@ -210,11 +219,7 @@ class Config(RunConfig):
         """The autoencoder of latents that are computed ahead; a ValueError where they cannot serve this run."""
         if self.vae is None:
             raise ValueError("latents computed ahead are an autoencoder's, and the config has no vae section")
-        for key in ("random_crop", "horizontal_flip"):
-            if getattr(self.data, key):
-                raise ValueError(
-                    f"data.{key} cannot be combined with latents computed ahead, which hold one center crop an image"
-                )
+        check_ahead(self.data)
         return self.vae
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from diffusers import AutoencoderKL
 from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from PIL import Image
@@ -15,9 +16,12 @@ from ..adapters import Routing, add_routing, find_routing, save_routing
 from ..adapters.remember import remember
 from ..adapters.run import HostRun, load_host
 from ..adapters.saving import digest
-from ..data import Batch, ExampleStream, Source
+from ..data import Batch, ExampleStream, LatentsSource, Source
 from ..io.files import JsonObject
+from ..models.config import VAEConfig
+from ..models.latents import LatentCodec, PosteriorCodec
 from ..pipelines.schedule import accepts
+from .build import codec_ahead, describe_autoencoder
 from .checkpoint import read_weights
 from .config import ValidationConfig
 from .host_config import AdaptConfig
@@ -83,6 +87,7 @@ class HostSubject(Subject):
         self.transformer, encoder, self.host, self.codec = (
             self.run.model, self.run.encoder, self.run.host, self.run.codec,
         )  # fmt: skip
+        self.images_to_latents = self._codec()
         self.noising = make_noising(self.pipe.scheduler, config.flow)
         for module in (self.transformer, encoder, self.pipe.vae):
             if module is not None:
@@ -116,6 +121,18 @@ class HostSubject(Subject):
             window=data.shuffle_window,
         )
 
+    def _codec(self) -> LatentCodec | PosteriorCodec:
+        """What makes latents of images, or of what was computed of them ahead."""
+        source, options = self.config.data.source, self.config.host
+        if not isinstance(source, LatentsSource):
+            return self.codec
+        if not isinstance(self.pipe.vae, AutoencoderKL):
+            raise ValueError(
+                f"data.source latents are of an AutoencoderKL, and the host has {type(self.pipe.vae).__name__}."
+            )
+        vae = VAEConfig(model=options.pipeline, subfolder="vae", dtype=options.dtype)
+        return codec_ahead(source, describe_autoencoder(vae, self.config.training.precision))
+
     def _choose_trained(self) -> None:
         """Adds LoRAs, or sets free what of the host's own weights is trained."""
         options = self.config.host
@@ -136,7 +153,7 @@ class HostSubject(Subject):
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " batch"]:
         """The loss of each example, by the host's own scheduler, and what the fusion adds to it."""
         draws = [torch.Generator().manual_seed(int(seed)) for seed in batch.noise_seeds]
-        latents = self.codec.encode(batch.images.to(self.device), draws).float()
+        latents = self.images_to_latents.encode(batch.images.to(self.device), draws).float()
         call = self.run.call(batch.captions)
         latents = self.run.packed(latents, call)
         timestep, noise = self.noising.draw(draws).to(self.device), randn_tensor(latents.shape, draws, self.device)

@@ -13,7 +13,7 @@ from ..io.arguments import check_arguments
 from ..io.config_files import override
 from ..io.files import JsonObject
 from ..io.section import Dtype, Registered, Section, check_section
-from .config import RunConfig
+from .config import RunConfig, check_ahead
 
 
 class HostConfig(Section):
@@ -75,7 +75,7 @@ class AdaptConfig(RunConfig):
                 "it to text or all, or leave the rate out"
             )
         if isinstance(self.data.source, LatentsSource):
-            raise ValueError("data.source latents is for models of our own; a host encodes its images itself")
+            check_ahead(self.data)
         return self
 
 

@@ -8,6 +8,7 @@ a step is the addition in each block: to what its cross-attention reads, or to t
 import copy
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -70,7 +71,7 @@ def flux(sizes: Sizes) -> TimedHost:
         num_single_layers=sizes.blocks - sizes.blocks // 3, in_channels=4, joint_attention_dim=sizes.channels,
         pooled_projection_dim=64, axes_dims_rope=(16, 24, 24),
     )  # fmt: skip
-    places = torch.cartesian_prod(torch.zeros(1, dtype=int), *2 * [torch.arange(sizes.side)]).float()
+    places = torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), *2 * [torch.arange(sizes.side)]).float()
     more = {"pooled_projections": torch.randn(2, 64), "img_ids": places, "txt_ids": torch.zeros(sizes.tokens, 3)}
     return TimedHost(model, {**image(sizes.side**2, 4), **more, "guidance": None})
 
@@ -114,9 +115,12 @@ def compare(name: str, fusion: str, sizes: Sizes, steps: int, rounds: int, devic
             key: value.to(device, dtype) if isinstance(value, Tensor) else value for key, value in values.items()
         }  # fmt: skip
 
-    sides = {f"{name}, routed": (routed, placed(wide)), name: (plain, placed(text))}
+    sides = {
+        f"{name}, routed": partial(step_seconds, routed, placed(wide), steps, device),
+        name: partial(step_seconds, plain, placed(text), steps, device),
+    }
     with torch.no_grad():
-        seconds = common.alternate(sides, rounds, device, lambda side, device: step_seconds(*side, steps, device))
+        seconds = common.alternate(sides, rounds, device, lambda side, _: side())
     what = f"a step of a {type(plain).__name__} with `{fusion}`, against one without: time"
     row = Row(what, "≤ 1.02", common.ratios(seconds[f"{name}, routed"], seconds[name]), 1.0)
     return Report("", [row], seconds)

@@ -1,5 +1,7 @@
 """Between images and what the DiT denoises: latents of an autoencoder, or the images themselves where there is none."""
 
+from typing import TypeAlias
+
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -12,7 +14,7 @@ Posteriors = Float[Tensor, "batch mean_and_log_variance latent_height latent_wid
 Latents = Float[Tensor, "batch channels latent_height latent_width"]
 
 
-VideoAutoencoder = AutoencoderKLWan | AutoencoderKLQwenImage
+VideoAutoencoder: TypeAlias = AutoencoderKLWan | AutoencoderKLQwenImage
 """To them an image is a video of one frame, and each channel has a mean and a spread of its own."""
 
 

@@ -187,7 +187,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Of the host.")] = 3000,
     batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 64,
     skills: Annotated[str, typer.Option(help="Of scenes, joined by commas.")] = "single_object,colors,two_object",
-    per_half: Annotated[int, typer.Option(help="Prompts of a skill with trained and with held-out combinations.")] = 40,
+    per_half: Annotated[int, typer.Option(help="Prompts of a skill with trained and with held-out combinations.")] = 20,
     pictures: Annotated[int, typer.Option(help="Of a skill, for information.")] = 128,
 ) -> None:
     """Trains all parts in the folder OUT and prints what came out of each, which `results.json` keeps."""

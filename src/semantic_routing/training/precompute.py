@@ -77,13 +77,7 @@ def precompute(
                 continue
             records: list[Record] = []
             tensors: dict[str, Tensor] = {}
-            loader: DataLoader[list[_Row]] = DataLoader(
-                rows,  # type: ignore[arg-type]
-                batch_size,
-                sampler=numbers,
-                num_workers=config.data.num_workers,
-                collate_fn=list,
-            )
+            loader = DataLoader(rows, batch_size, sampler=numbers, num_workers=config.data.num_workers, collate_fn=list)
             for batch in batches(loader):
                 broken.count(row.record for row in batch if isinstance(row.record, str))
                 # As the training step would have it.

@@ -86,7 +86,7 @@ class Reference:
     def __call__(self, latents: Tensor, timestep: Tensor, text: TextFeatures) -> Tensor:
         """The prediction."""
         states = text.hidden_states.transpose(0, 1)
-        values = {"latents": latents, "timestep": timestep, "text": states, "mask": text.mask.long()}
+        values: dict[str, Any] = {"latents": latents, "timestep": timestep, "text": states, "mask": text.mask.long()}
         if self.inputs is None:
             output = self.model(*values.values())
         else:
@@ -126,7 +126,7 @@ def measure(
         return model.text_context(model.prepare_text(*text, reused=True), timestep[:1], cache=True)
 
     context = prepare()
-    sides = {
+    sides: dict[str, Callable[[], Any]] = {
         "our work of a prompt": prepare,
         "our step": lambda: model(latents, timestep, text_context=context).sample,
         "the reference's step": lambda: reference(latents, timestep, padded),

@@ -14,12 +14,13 @@ from chat_endpoint import question_of, text_reply, yes_no_reply
 from PIL import Image
 
 from semantic_routing.evaluation import DrawBench, GenAIBench, drawbench
+from semantic_routing.evaluation.benchmark import ImageFile
 from semantic_routing.evaluation.judges import JUDGES, Answer, Form, Judge, JudgeOptions, Question, yes_scores
-from semantic_routing.evaluation.judges.endpoint import read_reply
+from semantic_routing.evaluation.judges.endpoint import EndpointJudge, read_reply
 from semantic_routing.evaluation.judges.local import LocalJudge
 from semantic_routing.evaluation.questions import AnswerError
 from semantic_routing.evaluation.runner import score
-from semantic_routing.io.chat import Reply
+from semantic_routing.io.chat import ChatClient, EndpointError, Reply
 from semantic_routing.io.files import sha256
 from semantic_routing.io.jsonl import read_lines, work_key
 
@@ -52,6 +53,12 @@ def test_impossible_probabilities_are_no_score():
     for impossible in (math.nan, math.inf, 1e9):
         with pytest.raises(ValueError, match="more than 1"):
             yes_scores([("Yes", impossible)])
+
+
+def test_a_little_more_than_one_is_rounding():
+    assert yes_scores([("Yes", math.log(0.6)), ("No", math.log(0.409))])["yes_prob"] == pytest.approx(0.6)
+    with pytest.raises(ValueError, match=r"add up to 1\.0200"):
+        yes_scores([("Yes", math.log(0.6)), ("No", math.log(0.42))])
 
 
 EXAMPLE = """Alignment Score (1-5): 2.694700002670288
@@ -179,6 +186,57 @@ def test_an_endpoint_that_is_down_is_not_asked_about_everything(genai, chat_serv
     assert len(result.problems["failed judgments"]) == 12
     assert "not asked" in result.problems["failed judgments"][-1]
     assert {row.score for row in result.rows} == {None}
+
+
+class Forgetful(Judge):
+    """Answers each question when it is asked as often as `patience` says, and has an error before."""
+
+    def __init__(self, patience):
+        self.patience, self.asked = patience, []
+
+    @property
+    def identity(self):
+        return {"judge": "forgetful"}
+
+    def ask(self, questions, form):
+        for question in questions:
+            self.asked.append(question.key)
+            ready = self.asked.count(question.key) >= self.patience[question.key]
+            yield Answer(question.key, first_token=[("Yes", -0.1)], error=None if ready else "not now")
+
+
+@pytest.mark.parametrize(
+    ("patience", "times"),
+    [
+        ([1, 1], [1, 1]),
+        ([1, 2], [1, 2]),
+        ([1, 2, 3], [1, 2, 3]),
+        ([1, 9], [1, 2]),  # a round in which nobody answers is the last
+        ([1, 2, 3, 4], [1, 2, 3, 3]),  # and there are three at most
+        ([2, 2], [1, 1]),
+    ],
+)
+def test_who_did_not_answer_is_asked_again(genai, tmp_path, patience, times):
+    keys = [str(number) for number in range(len(patience))]
+    judge = Forgetful(dict(zip(keys, patience, strict=True)))
+    benchmark = genai(JudgeOptions(judge_check=False))
+    benchmark.__dict__["judge"] = judge
+    image = next((tmp_path / "images").glob("*.jpeg"))
+    list(benchmark.judge_all({key: ImageFile(int(key), 0, key, image) for key in keys}))
+    assert [judge.asked.count(key) for key in keys] == times
+
+
+def test_only_failures_in_a_row_say_that_an_endpoint_is_down():
+    class Client(ChatClient):
+        def map(self, requests):
+            for number, request in enumerate(requests):
+                body = None if number % 4 else {"choices": [{"message": {"content": "yes"}}]}
+                yield Reply(request.key, body, None if body else EndpointError("broken"))
+
+    questions = [Question(str(n), Image.new("RGB", (8, 8)), "?") for n in range(40)]
+    answers = list(EndpointJudge(Client("http://nowhere/v1", "judge", workers=2)).ask(questions, Form(5)))
+    assert [answer.text for answer in answers].count("yes") == 10
+    assert not any("not asked" in (answer.error or "") for answer in answers)
 
 
 def test_another_question_or_judge_is_asked_anew(genai, chat_server, tmp_path):

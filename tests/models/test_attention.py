@@ -97,6 +97,13 @@ def test_rotary_is_the_formula() -> None:
     torch.testing.assert_close(module(x, table), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_table_with_an_offset_is_a_part_of_a_larger_one() -> None:
+    """Rows and columns both: attention among image tokens alone would not see it."""
+    cpu = torch.device("cpu")
+    for whole, part in zip(rotary_2d(5, 6, HEAD, 100.0, cpu), rotary_2d(3, 4, HEAD, 100.0, cpu, 2.0), strict=True):
+        assert part.view(3, 4, HEAD).equal(whole.view(5, 6, HEAD)[2:, 2:])
+
+
 @torch.no_grad()
 def test_rotary_attention_sees_only_differences_of_position() -> None:
     module, x = make(SelfAttention, 4, 2), normal(2, 12, 16)

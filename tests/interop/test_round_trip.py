@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from reference import CONDITIONINGS, FLAGS, make_config, make_weights, model_class
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from semantic_routing.cli import app
 from semantic_routing.interop import convert, convert_to_reference
+from semantic_routing.interop.constants import _hidden_state_index
 from semantic_routing.models import SemanticRoutingTransformer2DModel
 
 Weights = dict[str, Tensor]
@@ -193,6 +195,12 @@ def test_truncated(tmp_path: Path, name: str, kept: float) -> None:
     with pytest.raises(ValueError, match=r"truncated or damaged|is damaged") as error:
         convert(folder, tmp_path / "ours", transformer_only=True)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("layers", "index"), [(None, -2), ([0], -6), ([4], -2), ([5], -1)])
+def test_a_single_layer_is_counted_from_the_last(layers: list[int] | None, index: int) -> None:
+    """Of five layers and the embeddings before them."""
+    assert _hidden_state_index(FrozenDict(num_text_layers=1), {"num_hidden_layers": 5}, layers) == index
 
 
 def test_a_deep_fusion_that_skips_layers_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 import inspect
 from collections.abc import Mapping
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
 from .messages import brief
 
 
@@ -19,6 +17,10 @@ def check_arguments(kind: type, values: Mapping[str, object], name: str) -> None
     Raises:
         ValueError: a value is of another type than its argument.
     """
+    if not values:
+        return
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError  # slow to import
+
     for argument, parameter in inspect.signature(kind, eval_str=True).parameters.items():
         if argument not in values or parameter.annotation is parameter.empty:
             continue

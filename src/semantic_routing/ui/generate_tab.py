@@ -94,13 +94,9 @@ def add(models: Models, defaults: Defaults) -> None:
             with gr.Accordion("More settings", open=False):
                 negative = gr.Textbox("", label="Negative prompt", max_length=MOST_CHARACTERS)
                 steps, guidance = steps_slider(defaults.steps), guidance_slider(defaults.guidance)
+                # What is empty reaches us as 0.
                 size = gr.Number(
-                    None,
-                    label="Pixels a side",
-                    precision=0,
-                    minimum=1,
-                    maximum=MOST_PIXELS,
-                    placeholder="the model's own",
+                    0, label="Pixels a side (0 is the model's own)", precision=0, minimum=0, maximum=MOST_PIXELS
                 )
         with gr.Column(scale=3, min_width=300):
             pictures = gr.HTML(NOTHING_YET, elem_id="pictures")
@@ -114,7 +110,7 @@ def add(models: Models, defaults: Defaults) -> None:
         pipeline: str, prompt: str, negative: str, seed: int, images: int, steps: int, guidance: float,
         size: int | None, earlier: list[Made], progress: gr.Progress = PROGRESS,
     ) -> tuple[str, list[Made], str, gr.Dropdown]:  # fmt: skip
-        settings = Settings(prompt, pipeline, negative, seed, images, steps, guidance, size)
+        settings = Settings(prompt, pipeline, negative, seed, images, steps, guidance, size or None)
         made = generate(models, settings, steps_told(progress))
         now = remember(earlier, made)
         choices = [(title_of(each.settings), number) for number, each in enumerate(now)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import write_images
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as TorchLoader
 
 from semantic_routing.data import FolderSource, ScenesSource
@@ -66,18 +67,28 @@ def test_a_mistake_says_the_same_in_another_process(error: Exception) -> None:
     assert str(caught.value) == str(error)
 
 
-def test_what_waits_for_children_is_left_alone() -> None:
-    """torch would raise the death of a process wherever the program is."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    reading = batches(DataLoader(range(4), num_workers=1))  # type: ignore[arg-type]
-    next(reading)
-    assert signal.getsignal(signal.SIGCHLD) == handler
+def test_what_waits_for_children_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for torch's own, left behind by another loader: it would raise wherever the program is."""
+    before = signal.getsignal(signal.SIGCHLD)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    signal_handling._set_SIGCHLD_handler()
+    torchs = signal.getsignal(signal.SIGCHLD)
+    try:
+        for handler, left in ((signal.SIG_DFL, signal.SIG_DFL), (print, print), (torchs, signal.SIG_DFL)):
+            monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+            signal.signal(signal.SIGCHLD, handler)
+            next(batches(DataLoader(range(4), num_workers=1)))  # type: ignore[arg-type]
+            assert signal.getsignal(signal.SIGCHLD) == left
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize(
     ("error", "died"),
     [
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), True),
+        (RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost"), True),
         (ConnectionResetError(104, "Connection reset by peer"), True),  # while a batch was fetched from it
         (ConnectionRefusedError(111, "Connection refused"), True),
         (FileNotFoundError(2, "No such file or directory"), True),

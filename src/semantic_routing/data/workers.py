@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ..io.messages import LONGEST, StoppedError
 
-DEAD = re.compile(r"exited unexpectedly")  # torch's words
+DEAD = re.compile(r"DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)")  # torch's words
 FAILED = "Caught "  # torch's first word of what was raised in a process
 BROKEN_CONNECTION = (ConnectionError, EOFError, FileNotFoundError)  # the last: a process takes its socket with it
 
@@ -29,8 +29,10 @@ def batches(loader: DataLoader[Any]) -> Iterator[Any]:
     handler = signal.getsignal(signal.SIGCHLD)
     found = iter(loader)
     if threading.current_thread() is threading.main_thread():
-        # torch would raise the death of a process anywhere; the read below notices it as well.
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+        # torch would raise the death of a process anywhere; the read below notices it as well. An earlier loader may
+        # have left torch's handler behind.
+        own = getattr(handler, "__module__", "").startswith("torch.")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if own or handler is None else handler)
     while True:
         try:
             batch = next(found)

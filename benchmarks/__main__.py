@@ -1,7 +1,7 @@
 """Runs every row, each in a process of its own, and writes one table of them all: `make bench`.
 
-A row that was measured already, by the same command, is kept: started again, this goes on where it was ended. A row
-that fails or takes too long is named at the end, and the others run.
+A run that was ended goes on: rows that the same commands have measured are kept. Where none is left to measure, all are
+measured anew. A row that fails or takes too long is named at the end, and the others run.
 
 `--quick` takes smaller sizes and fewer rounds, for a first look: about ten minutes on two quiet cores.
 """
@@ -37,15 +37,10 @@ def measured(path: Path, command: str) -> bool:
     return path.exists() and json.loads(path.read_text())["command"] == command
 
 
-def run_row(name: str, options: list[str], out: Path, minutes: float) -> bool:
+def run_row(name: str, arguments: list[str], out: Path, minutes: float) -> bool:
     """Whether the row is there in the end."""
-    arguments = ["-m", f"benchmarks.{name}", "--out", str(out), *options]
-    path = out / f"{name}.json"
-    if measured(path, shlex.join(["python", *arguments])):
-        print(f"=== {name}: kept, remove {path} to measure it again ===", flush=True)
-        return True
     print(f"=== {name} ===", flush=True)
-    path.unlink(missing_ok=True)
+    (out / f"{name}.json").unlink(missing_ok=True)
     try:
         return subprocess.run([sys.executable, *arguments], timeout=60 * minutes).returncode == 0
     except subprocess.TimeoutExpired:
@@ -62,9 +57,16 @@ def main(
     for name in row or []:
         if name not in ROWS:
             raise ValueError(f"There is no row {name!r}: expected one of {', '.join(ROWS)}.")
-    missing = [
-        name for name in row or ROWS if not run_row(name, shlex.split(QUICK[name]) if quick else [], out, minutes)
-    ]
+    rows = {
+        name: ["-m", f"benchmarks.{name}", "--out", str(out), *(shlex.split(QUICK[name]) if quick else [])]
+        for name in row or ROWS
+    }
+    kept = {name for name in rows if measured(out / f"{name}.json", shlex.join(["python", *rows[name]]))}
+    if kept == set(rows):
+        kept = set()
+    for name in kept:
+        print(f"=== {name}: kept ===", flush=True)
+    missing = [name for name in rows if name not in kept and not run_row(name, rows[name], out, minutes)]
     print(f"\nWrote {write_table(out)}")
     if missing:
         print(f"These rows failed or took more than {minutes:g} minutes: {', '.join(missing)}", file=sys.stderr)

@@ -111,9 +111,7 @@ def compare(name: str, fusion: str, sizes: Sizes, steps: int, rounds: int, devic
     def placed(text: Tensor) -> dict[str, Any]:
         """The inputs with this text, where the model is."""
         values = {**inputs, "encoder_hidden_states": text}
-        return {
-            key: value.to(device, dtype) if isinstance(value, Tensor) else value for key, value in values.items()
-        }  # fmt: skip
+        return {key: value.to(device, dtype) if isinstance(value, Tensor) else value for key, value in values.items()}
 
     sides = {
         f"{name}, routed": partial(step_seconds, routed, placed(wide), steps, device),

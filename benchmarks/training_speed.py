@@ -1,8 +1,7 @@
 """Training the demo model on a CPU against the plain form: wanted is 1.5 × the images a second.
 
 Each side is a trainer of the demo recipe in a process of its own: plain, then as it is, then with compiled blocks as
-well; a round may still compile. Plain is what the recipe was at first: transformer, text encoder and Muon in
-bfloat16
+well; a round may still compile. Plain is what the recipe was at first: transformer, text encoder and Muon in bfloat16
 on every processor, no captions in memory. All make the same steps from the same start, data included, in turns. What is
 reported are CPU seconds of each process, of one thread if OMP_NUM_THREADS=1 says so. Before the first step the memory
 reads the captions of some earlier examples, since what it saves depends on how many came before; in float32 there is

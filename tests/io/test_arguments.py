@@ -14,25 +14,32 @@ class Users:
         self.given = sizes, width, names, free
 
 
-@pytest.mark.parametrize(
-    "values", [{}, {"width": 4}, {"names": ["a"]}, {"names": None}, {"free": object()}, {"unknown": 1}]
-)
-def test_values_that_fit_or_cannot_be_judged(values: dict[str, object]) -> None:
-    check_arguments(Users, values, "Users")
+def complaint(values: dict[str, object]) -> str | None:
+    """What is said of the values; None where nothing is."""
+    try:
+        check_arguments(Users, values, "Users")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({}, None),
+        ({"width": 4}, None),
+        ({"names": ["a"]}, None),
+        ({"names": None}, None),
+        ({"free": object()}, None),  # has no annotation
+        ({"unknown": 1}, None),  # is for Python to refuse
         ({"width": "4"}, "Users takes width as int, not '4'."),
         ({"width": True}, "Users takes width as int, not True."),
         ({"width": 4.0}, "Users takes width as int, not 4.0."),
-        ({"names": [1]}, r"Users takes names as Sequence\[str\] \| None, not \[1\]."),
+        ({"names": [1]}, "Users takes names as Sequence[str] | None, not [1]."),
     ],
 )
-def test_values_of_another_type(values: dict[str, object], sentence: str) -> None:
-    with pytest.raises(ValueError, match=f"^{sentence}$"):
-        check_arguments(Users, values, "Users")
+def test_values_have_the_type_of_their_argument(values: dict[str, object], sentence: str | None) -> None:
+    assert complaint(values) == sentence
 
 
 @pytest.mark.parametrize(

@@ -249,13 +249,20 @@ def test_single_files_that_do_not_fit(pipe: SemanticRoutingPipeline, tmp_path: P
     load = SemanticRoutingTransformer2DModel.from_single_file
     tensors = pipe.transformer.state_dict()
     assert load(tensors, config=tmp_path).config.num_blocks == pipe.transformer.config.num_blocks
-    with pytest.raises(ValueError, match="config is None"):
+    with pytest.raises(ValueError, match="has no folder with a config"):
         load(tensors)
     renamed = {f"model.{name}": tensor for name, tensor in tensors.items()}
-    with pytest.raises(ValueError, match=r"lack 'blocks\.0.*sroute convert"):
-        load(renamed, config=str(tmp_path))
-    with pytest.raises(ValueError, match="hold 'one_more'"):
-        load(tensors | {"one_more": torch.zeros(1)}, tmp_path)
+    (name, *_) = tensors
+    for changed, sentence in (
+        (renamed, r"The dictionary lacks blocks\.0.*sroute convert"),
+        (tensors | {"one_more": torch.zeros(1)}, "The dictionary holds one_more"),
+        (tensors | {name: torch.zeros(1, 2, 3)}, rf"has {name} of shape \[1, 2, 3\]; the model wants"),
+        (tensors | {name: torch.full_like(tensors[name], torch.nan)}, f"holds values in {name} that are infinite"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            load(changed, tmp_path)
+    with pytest.raises(ValueError, match=r"model\.ckpt is no safetensors file"):
+        load(tmp_path / "model.ckpt", tmp_path)
     with pytest.raises(ValueError, match=r"nothing\.safetensors is neither"):
         load(tmp_path / "nothing.safetensors", tmp_path)
 

@@ -54,12 +54,10 @@ class HostRun:
         self.model: Any
         self.model, self.encoder, self.host = parts(pipe)
         self.codec, self.options = LatentCodec(self.pipe.vae), options or {}
-        factors = [
-            getattr(pipe, name) for name in ("vae_scale_factor", "vae_scale_factor_spatial") if hasattr(pipe, name)
-        ]
-        if not factors:
+        factor = getattr(pipe, "vae_scale_factor", None) or getattr(pipe, "vae_scale_factor_spatial", None)
+        if factor is None:
             raise ValueError(f"{type(pipe).__name__} cannot be used for images: it makes videos, from rows of latents.")
-        self.factor = int(factors[0])
+        self.factor = int(factor)
         if size is None:
             side = self.model.config.get("sample_size")
             if not isinstance(side, int):

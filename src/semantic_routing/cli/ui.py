@@ -26,12 +26,8 @@ def command(
     from ..ui.page import serve
 
     names = pipelines or ["demo"]
-    serve(
-        names,
-        host,
-        port,
-        runs,
-        dtype,
-        device,
-        ready=lambda address: typer.echo(f"Ready at {address}\nLoading {names[0]} …"),
-    )
+
+    def ready(address: str) -> None:
+        typer.echo(f"Ready at {address}\nLoading {names[0]} …")
+
+    serve(names, host, port, runs, dtype, device, ready)

@@ -45,9 +45,9 @@ def batches(loader: DataLoader[Any]) -> Iterator[Any]:
                     f"A process that reads data died ({reason[:LONGEST]}); fewer of them need less memory."
                 ) from error
             if isinstance(error, ValueError | OSError) and str(error).startswith(FAILED):
-                # Its first line says no more than that; the last one is the exception's own.
-                sentence = str(error).strip().splitlines()[-1].partition(": ")[2]
-                raise type(error)(sentence) from error
+                # Its first line says no more than that; the last one is the exception's own, after its type.
+                last = str(error).strip().splitlines()[-1]
+                raise type(error)(last.partition(": ")[2] or last) from error
             raise
         yield batch
 

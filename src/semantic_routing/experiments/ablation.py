@@ -32,6 +32,7 @@ from ..evaluation.runner import sample, score
 from ..evaluation.sampler import Sampler
 from ..evaluation.scenes import PROMPTS_PER_HALF
 from ..fusion import FUSIONS, PAPER_STRATEGIES
+from ..io.files import CONFIG
 from ..io.messages import StoppedError
 from ..io.user_code import import_user_code, imported
 from ..models import MODELS
@@ -196,7 +197,7 @@ def make_trials(
 
 
 def _check_same_config(trial: Trial) -> None:
-    written = trial.run / "config.yaml"
+    written = trial.run / CONFIG
     if written.is_file() and written.read_text() != trial.config.to_yaml():
         raise ValueError(f"{trial.folder} holds a run of another config; name another --out or remove the folder.")
 

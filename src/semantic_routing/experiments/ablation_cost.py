@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..io.files import METRICS
 from ..io.jsonl import read_lines
 from ..models.flops import Sampling, count_parameters, count_prompt_and_step
 from ..models.matching import matched_width
@@ -76,9 +77,7 @@ def cost_table(by_label: Mapping[str, Sequence[Trial]], options: AblationOptions
         first = first or (parameters, step)
         changes = [f"{100 * (cost / base - 1):+.2f} %" for cost, base in zip((parameters, step), first, strict=True)]
         memory = sum(training_memory(config, sizes, parameters, parameters).values())
-        speed = np.median(
-            [line["images_per_second"] for trial in own for line in read_lines(trial.run / "metrics.jsonl")]
-        )
+        speed = np.median([line["images_per_second"] for trial in own for line in read_lines(trial.run / METRICS)])
         costs = [f"{parameters / 1e6:.3f} M", changes[0], f"{prompt / 1e9:.4g} G", f"{step / 1e9:.4g} G", changes[1]]
         rows.append([label, *costs, f"{memory / 2**20:.4g} MiB", f"{speed:.0f}"])
     caption = (

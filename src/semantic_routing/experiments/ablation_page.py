@@ -14,7 +14,7 @@ from ..evaluation.information_run import COST
 from ..evaluation.result import OVERALL, Measure, Result, read_result
 from ..evaluation.runner import IMAGES
 from ..evaluation.scenes import CHOSEN, GENEVAL_SKILLS
-from ..io.files import JsonObject, write_json, write_text
+from ..io.files import METRICS, JsonObject, write_json, write_text
 from ..io.jsonl import read_lines
 from ..reporting import intervals
 from ..reporting.figures import OKABE_ITO
@@ -262,7 +262,7 @@ def _last_losses(by_label: Mapping[str, Sequence[Trial]]) -> dict[str, NDArray[n
 
 
 def _metrics(trial: Trial) -> list[JsonObject]:
-    return read_lines(trial.run / "metrics.jsonl")
+    return read_lines(trial.run / METRICS)
 
 
 def draw_learning(by_label: Mapping[str, Sequence[Trial]], path: Path) -> Path:

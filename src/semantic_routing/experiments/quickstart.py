@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..analysis.weights import draw_weights
-from ..io.files import write_text
+from ..io.files import METRICS, write_text
 from ..io.jsonl import read_lines
 from ..io.resources import DEMO
 from ..pipelines.generate import generate_files
@@ -49,7 +49,7 @@ def quickstart(out: Path, minutes: float) -> Path:
         "all layers of the language model MiniLM and learns which of them to listen to."
     )
     validation = config.validation
-    steps = read_lines(run / "metrics.jsonl")[-1]["step"]
+    steps = read_lines(run / METRICS)[-1]["step"]
     mine = _sample(validation, str(trained), out / "trained")
     demo = _sample(validation, DEMO, out / "demo")
     page.heading("Pictures")
@@ -99,7 +99,7 @@ def _sample(options: ValidationConfig, pipeline: str, folder: Path) -> list[list
 
 def _draw_loss(run: Path, path: Path) -> Path:
     """The training curve."""
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_lines(run / METRICS)
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], color=OKABE_ITO[0], linewidth=1)

@@ -13,6 +13,9 @@ from safetensors import SafetensorError
 
 PARTIAL = ".partial"
 
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+"""Of a run's folder; a pipeline that was exported from it has the first, too."""
+
 JsonObject = dict[str, Any]
 """A JSON object as Python has it: values are whatever JSON can hold."""
 

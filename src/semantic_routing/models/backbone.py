@@ -8,7 +8,6 @@ import torch
 from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.loaders.single_file_utils import load_single_file_checkpoint
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PatchEmbed
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ..text import TextEncoder
 from .attention import KeyValue, RMSNorm
 from .rotary import rotary_2d
+from .single_file import Weights, check_weights, folder_of, read_weights
 from .step_caches import fitted
 from .timestep import OUTPUT_PARTS, TIMESTEP_CONDITIONINGS, Addition, LinearModulation, TableModulation, TimeSignal
 from .tokens import TextTokens
@@ -113,7 +113,7 @@ class DiffusionTransformer2DModel(
     @classmethod
     def from_single_file(
         cls,
-        pretrained_model_link_or_path_or_dict: str | Path | dict[str, Tensor],
+        pretrained_model_link_or_path_or_dict: Weights,
         config: str | Path | None = None,
         subfolder: str | None = None,
         dtype: torch.dtype | None = None,
@@ -129,30 +129,15 @@ class DiffusionTransformer2DModel(
             kwargs: of the download, such as `token` or `local_files_only`.
 
         Raises:
-            ValueError: there is no such file, or its weights are not this model's.
+            ValueError: there is no such file, it is no safetensors file, or its weights are not this model's.
         """
         given = pretrained_model_link_or_path_or_dict
-        named = "the dictionary" if isinstance(given, dict) else str(given)
-        if config is None:
-            if isinstance(given, dict) or not Path(given).is_file():
-                raise ValueError(f"config is None, but {named} has no folder with a config.json: name one.")
-            config = Path(given).parent
-        try:
-            tensors = dict(given) if isinstance(given, dict) else load_single_file_checkpoint(named, **kwargs)
-        except ValueError as error:
-            raise ValueError(f"{named} is neither a file of weights nor a link of one on the hub.") from error
+        config = folder_of(given) if config is None else config
+        tensors = read_weights(given, **kwargs)
         with init_empty_weights(include_buffers=False):
             model: DiffusionTransformer2DModel = cls.from_config(cls.load_config(str(config), subfolder=subfolder))
         model._fix_state_dict_keys_on_load(tensors)
-        for problem, names in (
-            ("lack", model.state_dict().keys() - tensors.keys()),
-            ("hold", tensors.keys() - model.state_dict().keys()),
-        ):
-            if names:
-                raise ValueError(
-                    f"The weights in {named} {problem} {min(names)!r}, unlike a {cls.__name__} of this configuration; "
-                    "sroute convert makes one of a checkpoint of the reference implementation."
-                )
+        check_weights(tensors, model, given)
         if dtype is not None:
             kept = tuple(f"{module}." for module in cls._keep_in_fp32_modules)
             tensors = {n: t if n.startswith(kept) else t.to(dtype) for n, t in tensors.items()}

@@ -102,7 +102,6 @@ class LatentCodec:
         """What makes latents of a size that a model likes: (z − shift) · scale."""
         config = self.vae.config  # type: ignore[union-attr]
         if isinstance(self.vae, VideoAutoencoder):
-            mean, std = (torch.tensor(config[name], device=device)[:, None, None] for name in
-                         ("latents_mean", "latents_std"))  # fmt: skip
-            return 1 / std, mean
+            means, spreads = torch.tensor([config.latents_mean, config.latents_std], device=device)[..., None, None]
+            return 1 / spreads, means
         return config.scaling_factor, config.get("shift_factor") or 0.0

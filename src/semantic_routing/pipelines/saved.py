@@ -8,7 +8,7 @@ from safetensors import safe_open
 from ..fusion import TextFusion
 from ..fusion.contract import make_fusion
 from ..fusion.saved import ADAPTER_CONFIG, ADAPTER_WEIGHTS, current_name, find_fusion, fusion_sizes
-from ..io.files import JsonObject, read_json_object
+from ..io.files import CONFIG, JsonObject, read_json_object
 from ..io.messages import one_sentence
 from ..io.resources import resolve_pipeline
 from ..io.strict_yaml import parse_yaml
@@ -57,7 +57,7 @@ class PipelineFiles(NamedTuple):
     @property
     def training(self) -> JsonObject | None:
         """The `config.yaml` of the training; None where the pipeline's folder, or that around an adapter, has none."""
-        path = (self.folder.parent if self.is_adapter else self.folder) / "config.yaml"
+        path = (self.folder.parent if self.is_adapter else self.folder) / CONFIG
         if not path.is_file():
             return None
         config = parse_yaml(path.read_text(encoding="utf-8"), str(path))

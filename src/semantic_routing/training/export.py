@@ -5,12 +5,11 @@ from typing import Literal
 
 import torch
 
-from ..io.files import whole_folder, write_text
+from ..io.files import CONFIG, whole_folder, write_text
 from .build import build_codec, build_pipeline, build_prompt_encoder, build_transformer, resolve_sizes
 from .checkpoint import architecture, check_architecture, find_checkpoint, read_weights
 from .config import load_config
 from .lora import add_lora, save_lora
-from .run import CONFIG
 
 PARTS: dict[str, Literal["ema", "model"]] = {"ema": "ema", "raw": "model"}
 

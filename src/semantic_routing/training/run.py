@@ -7,16 +7,14 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from filelock import FileLock, Timeout
 
 from ..io.extras import how_to_install
-from ..io.files import JsonObject, sync, write_json, write_text
+from ..io.files import CONFIG, METRICS, JsonObject, sync, write_json, write_text
 from ..io.jsonl import append_line, read_lines, write_lines
 from ..io.messages import brief
 from ..io.versions import versions
 from .checkpoint import checkpoint_folders, make_way
 from .config import RunConfig
 
-CONFIG = "config.yaml"
 VERSIONS = "versions.json"
-METRICS = "metrics.jsonl"
 LOCK = "lock"
 
 

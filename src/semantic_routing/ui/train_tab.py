@@ -9,14 +9,13 @@ import gradio as gr
 import pandas as pd
 import yaml
 
-from ..io.files import JsonObject
+from ..io.files import CONFIG, METRICS, JsonObject
 from ..io.images import read_image
 from ..io.jsonl import read_lines
 from ..reporting.table import Table
 from .forms import sentences
 from .html import Row, Shown, paragraph, rows_of_pictures, table
 
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 RECENT = 50
 """Lines of metrics over which loss and speed are told."""
 MOST_POINTS = 400

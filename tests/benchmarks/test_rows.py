@@ -1,4 +1,4 @@
-"""Rows are measured once a run, in bounded time, and named where they are missing; what is freed is kept while they run."""
+"""Rows are measured in bounded time and named where they are missing; what is freed is kept while they run."""
 
 import json
 import resource
